@@ -1,0 +1,1 @@
+"""Data sets and their readers: objects with `len`, `[i] -> Sample`, `ids` and a `fingerprint` of their content."""
