@@ -1,0 +1,1 @@
+"""Training recipes of the bundled miniatures, one file a family; `train_minis.py NAME` runs them."""

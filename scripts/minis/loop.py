@@ -1,0 +1,115 @@
+"""One training loop for every miniature: seeded per step, checkpointed, resumable, logged."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast one stage is trained."""
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: int = 50
+    floor: float = 0.05  # the cosine ends at this fraction of the learning rate
+    ema: float = 0.999
+    log_every: int = 20
+    save_every: int = 100
+
+
+def train(model: nn.Module, loss_at: Callable[[int], Tensor], recipe: Recipe, folder: Path, stage: str) -> nn.Module:
+    """Train `model`, or go on where an earlier call stopped, and load the averaged weights into it.
+
+    Parameters
+    ----------
+    model
+        Trained in place.
+    loss_at
+        The loss of step `i`. All of its randomness must come from `i`, so that a resumed run equals an undisturbed one.
+    recipe
+        Steps and optimiser.
+    folder
+        Where `<stage>.pt` (the checkpoint) and `<stage>.csv` (step, loss, seconds) are kept.
+    stage
+        Name of the two files.
+    """
+    optimiser = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    average = [p.detach().clone() for p in model.parameters()]
+    checkpoint = folder / f"{stage}.pt"
+    first, seconds = _resume(checkpoint, model, optimiser, average)
+    started, losses = time.monotonic() - seconds, []
+    for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=stage, unit="step"):
+        _set_rate(optimiser, recipe, step)
+        loss = loss_at(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        _average(average, model.parameters(), min(recipe.ema, (1 + step) / (10 + step)))
+        losses.append(loss.item())
+        if (step + 1) % recipe.log_every == 0:
+            _log(folder / f"{stage}.csv", step + 1, sum(losses) / len(losses), time.monotonic() - started)
+            losses.clear()
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+            _save(checkpoint, model, optimiser, average, step + 1, time.monotonic() - started)
+    for parameter, mean in zip(model.parameters(), average, strict=True):
+        parameter.data.copy_(mean)
+    return model.eval()
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step, whatever came before it."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+    warm = min(1.0, (step + 1) / recipe.warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * warm * (recipe.floor + (1 - recipe.floor) * cosine)
+
+
+@torch.no_grad()
+def _average(average: list[Tensor], parameters: Iterable[Tensor], decay: float) -> None:
+    for mean, parameter in zip(average, parameters, strict=True):
+        mean.lerp_(parameter, 1 - decay)
+
+
+def _save(path: Path, model: nn.Module, optimiser, average: list[Tensor], step: int, seconds: float) -> None:
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
+    torch.save(state | {"step": step, "seconds": seconds}, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)  # a kill leaves the old checkpoint or the new one, never a torn one
+
+
+def _resume(path: Path, model: nn.Module, optimiser, average: list[Tensor]) -> tuple[int, float]:
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    for mean, saved in zip(average, state["average"], strict=True):
+        mean.copy_(saved)
+    return state["step"], state["seconds"]
+
+
+def _log(path: Path, step: int, loss: float, seconds: float) -> None:
+    known = list(csv.reader(path.open())) if path.exists() else []
+    rows = [row for row in known[1:] if int(row[0]) < step]  # drops what a killed run logged past its last checkpoint
+    rows.append([str(step), f"{loss:.6f}", f"{seconds:.0f}"])
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["step", "loss", "seconds"], *rows])
