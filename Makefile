@@ -1,0 +1,72 @@
+# Every target sets up .venv by itself, once, and again when pyproject.toml or constraints.txt has changed.
+#   make table7 SCALE=paper ARGS="shard.index=0 shard.count=8"     extra choices for a run
+#   make setup PYTHON=/usr/bin/python3.12                          a particular interpreter
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SCALE := mini
+ARGS :=
+RUN = $(BIN)/python run.py scale=$(SCALE)
+TABLES := table1 table7 table8
+
+# The first of these that runs is taken; version managers leave names on the PATH that do not.
+PYTHON := python3.13 python3.12 python3.11 python3
+SUPPORTED := import sys, venv; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
+
+.NOTPARALLEL:
+.PHONY: help setup demo test lint tables $(TABLES) figures minis clean
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## Create .venv and install everything, with uv where it is installed, else with pip
+
+demo: $(STAMP) ## Measure every method of Table 7 on the miniature and show the table and the picture
+	$(BIN)/python run.py experiment=table7 logger=none $(ARGS)
+
+test: $(STAMP) ## Run the tests (the slow ones: make test ARGS="-m slow")
+	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## Check code style, formatting and docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+tables: $(TABLES) ## Regenerate every table (SCALE=paper for the paper's checkpoints)
+
+table1: $(STAMP) ## Regenerate Table 1, the FLUX rows, into results/table1
+	$(RUN) experiment=table1 $(ARGS)
+
+table7: $(STAMP) ## Regenerate Table 7 into results/table7
+	$(RUN) experiment=table7 $(ARGS)
+
+table8: $(STAMP) ## Regenerate Table 8 into results/table8
+	$(RUN) experiment=table8 $(ARGS)
+
+figures: table7 ## Regenerate every figure; today that is the one beside Table 7
+
+minis: $(STAMP) ## Train the miniatures again; an interrupted training goes on
+	$(BIN)/python scripts/train_minis.py flux $(ARGS)
+
+clean: ## Remove .venv and caches; results and records stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find run.py src scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	runs() { "$$1" -c '$(SUPPORTED)' >/dev/null 2>&1; }; \
+	for python in $(PYTHON) ''; do if runs "$$python"; then break; fi; done; \
+	if command -v uv >/dev/null; then \
+		runs $(BIN)/python || uv venv --clear --python "$${python:-3.13}" $(VENV); \
+		uv pip install --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'; \
+	elif [ -n "$$python" ]; then \
+		runs $(BIN)/python && $(BIN)/python -m pip --version >/dev/null || "$$python" -m venv --clear $(VENV); \
+		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'; \
+	else \
+		echo "No Python 3.11 to 3.13 runs here; install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi
+	@touch $@

@@ -1,0 +1,115 @@
+"""The rules that single values must keep, as schema.py states them."""
+
+from __future__ import annotations
+
+import operator
+import re
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from attention_chains.config.errors import ConfigError
+from attention_chains.config.nearest import suggestion
+from attention_chains.config.schema import MethodConfig, RunConfig
+
+LIMITS = {"low": operator.ge, "above": operator.gt, "high": operator.le}  # false for NaN, all three
+ONE_BOUNCE = {"row_select": "incoming", "column_select": "outgoing"}
+PROMPT_FIELDS = {"word", "caption"}
+
+
+def values(node: Any, path: str = "") -> Iterator[tuple[str, Any, Field]]:
+    """Every key below a dataclass, as (dotted path, value, field)."""
+    for each in fields(node):
+        value, here = getattr(node, each.name), f"{path}{each.name}"
+        if is_dataclass(value):
+            yield from values(value, f"{here}.")
+        elif isinstance(value, dict):
+            for label, entry in value.items():
+                yield from values(entry, f"{here}.{label}.")
+        else:
+            yield here, value, each
+
+
+def refuse_unknown_keys(config: DictConfig) -> None:
+    """Hydra's `+key=value` adds keys that the schema does not have; they would be ignored in silence.
+
+    Raises
+    ------
+    ConfigError
+        Names the first such key and the nearest valid ones.
+    """
+    for path, name, valid in _structured_keys(config):
+        if name not in valid:
+            siblings = [f"{path}{other}" for other in valid]
+            raise ConfigError(f"There is no key '{path}{name}'; {suggestion(path + name, siblings)}")
+
+
+def _structured_keys(config: DictConfig, path: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    kind = OmegaConf.get_type(config)
+    valid = [each.name for each in fields(kind)] if is_dataclass(kind) else list(config)
+    for name in config:
+        yield path, name, valid
+        child = None if OmegaConf.is_missing(config, name) else config[name]
+        if isinstance(child, DictConfig):
+            yield from _structured_keys(child, f"{path}{name}.")
+
+
+def check(run: RunConfig) -> None:
+    """Check every value of a run against the rules of the schema, and the few rules that tie two keys together.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, its value and the rule.
+    """
+    for path, value, each in values(run):
+        for single in value if isinstance(value, list) else [value]:
+            if single is not None:
+                _check_value(path, single, each.metadata)
+    _check_shard(run)
+    _check_prompt(run)
+    for path, method in {"method": run.method, **{f"methods.{k}": v for k, v in run.methods.items()}}.items():
+        _check_bounces(path, method)
+
+
+def _check_value(path: str, value: Any, rules: Mapping[str, Any]) -> None:
+    choices = rules.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{path} cannot be '{value}'; it is one of {', '.join(choices)}.")
+    if "pattern" in rules and not re.fullmatch(rules["pattern"], value):
+        raise ConfigError(f"{path} cannot be '{value}'; it is one of {rules['meaning']}.")
+    if not all(holds(value, rules[rule]) for rule, holds in LIMITS.items() if rule in rules):
+        raise ConfigError(f"{path} is {value}, but it must be {_limits(rules)} ({rules['meaning']}).")
+
+
+def _limits(rules: Mapping[str, Any]) -> str:
+    words = {"low": "at least", "above": "above", "high": "at most"}
+    return " and ".join(f"{word} {rules[rule]}" for rule, word in words.items() if rule in rules)
+
+
+def _check_shard(run: RunConfig) -> None:
+    if run.shard.index >= run.shard.count:
+        raise ConfigError(
+            f"shard.index is {run.shard.index}, but with shard.count={run.shard.count} "
+            f"it must be from 0 to {run.shard.count - 1}."
+        )
+
+
+def _check_bounces(path: str, method: MethodConfig) -> None:
+    if method.name in ONE_BOUNCE and method.n != 1:
+        raise ConfigError(
+            f"{path}.n is {method.n}, but {method.name} is one bounce by definition; "
+            f"for more bounces use {ONE_BOUNCE[method.name]}."
+        )
+
+
+def _check_prompt(run: RunConfig) -> None:
+    try:
+        used = {name for _, name, _, _ in string.Formatter().parse(run.data.prompt) if name is not None}
+    except ValueError as error:
+        raise ConfigError(f"data.prompt '{run.data.prompt}' is not a template: {error}.") from error
+    for unknown in sorted(used - PROMPT_FIELDS):
+        raise ConfigError(f"data.prompt has '{{{unknown}}}', but only {{word}} and {{caption}} can be filled in.")

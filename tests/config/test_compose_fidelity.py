@@ -1,0 +1,96 @@
+"""What the configuration files say is what a task is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attention_chains.config import MethodConfig
+from attention_chains.config.checks import values
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OPTIONS = [
+    f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml")) if not path.name.startswith("_")
+]
+TABLE_ROWS = {
+    "row-select": ("row_select", 1, "lambda2", "dual"),
+    "row-select-uniform": ("row_select", 1, "uniform", "dual"),
+    "column-select": ("column_select", 1, "lambda2", "dual"),
+    "column-select-uniform": ("column_select", 1, "uniform", "dual"),
+    "single-stream": ("outgoing", 2, "lambda2", "single"),
+    "incoming-n2": ("incoming", 2, "lambda2", "dual"),
+    "incoming-n2-uniform": ("incoming", 2, "uniform", "dual"),
+    "incoming-n3": ("incoming", 3, "lambda2", "dual"),
+    "outgoing-n2": ("outgoing", 2, "lambda2", "dual"),
+    "outgoing-n2-uniform": ("outgoing", 2, "uniform", "dual"),
+    "outgoing-n3": ("outgoing", 3, "lambda2", "dual"),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_can_be_chosen(option, configured):
+    elsewhere = [] if option.startswith("scale=") else ["scale=paper"]  # the one scale that every model has
+    assert configured(option, *elsewhere).methods
+
+
+def test_without_arguments_flux_segments_digit_scenes_by_the_outgoing_chain(configured):
+    run = configured()
+    assert (run.task.name, run.model.name, run.data.name, run.scale) == ("segmentation", "flux", "digit_scenes", "mini")
+    assert run.methods == {"outgoing": MethodConfig(name="outgoing", n=2, alpha=0.99, heads="lambda2", stream="dual")}
+    assert (run.model.image_size, run.data.eval_size, run.data.prompt) == (64, 64, "{caption}")
+
+
+def test_scale_paper_is_the_papers_checkpoint_data_and_protocol(configured):
+    run = configured("scale=paper")
+    assert run.model.source == "black-forest-labs/FLUX.1-schnell" and run.model.dtype == "bfloat16"
+    assert run.model.dual_layers == list(range(9, 19)) and run.model.single_layers == list(range(28, 38))
+    assert (run.model.image_size, run.model.text_length, run.model.steps, run.task.noise) == (512, 256, 4, 0.5)
+    assert (run.data.name, run.data.n) == ("imagenet_segmentation", None)
+    assert (run.data.eval_size, run.data.prompt) == (224, "a {word}")
+
+
+def test_flux_dev_runs_at_scale_paper_with_its_own_weights_through_the_same_adapter(configured):
+    run = configured("model=flux_dev", "scale=paper")
+    assert (run.model.name, run.model.family, run.model.source) == ("flux_dev", "flux", "black-forest-labs/FLUX.1-dev")
+
+
+def test_data_given_on_the_command_line_wins_over_the_data_of_the_scale(configured):
+    assert configured("scale=paper", "data=digit_scenes").data.name == "digit_scenes"
+
+
+def test_a_flat_override_wins_over_the_checkpoint_of_the_scale(configured):
+    run = configured("scale=paper", "model.image_size=1024")
+    assert run.model.image_size == 1024 and run.model.text_length == 256
+
+
+def test_a_changed_checkpoint_of_another_scale_changes_nothing(configured):
+    assert configured("model.at.paper.image_size=1024") == configured()
+
+
+@pytest.mark.parametrize("table", ["table1", "table7", "table8"])
+def test_the_tables_of_flux_name_the_same_methods(table, configured):
+    methods = configured(f"experiment={table}").methods
+    assert {label: (m.name, m.n, m.heads, m.stream) for label, m in methods.items()} == TABLE_ROWS
+
+
+def test_table8_is_five_seeds(configured):
+    assert configured("experiment=table8").repeats == 5
+
+
+def test_one_method_of_an_experiment_can_be_changed_by_its_label(configured):
+    methods = configured("experiment=table7", "methods.outgoing-n2.alpha=0.9").methods
+    assert methods["outgoing-n2"].alpha == 0.9 and methods["outgoing-n3"].alpha == 0.99
+
+
+def test_every_key_but_a_name_says_what_it_means(configured):
+    silent = [path for path, _, each in values(configured()) if not each.metadata["meaning"]]
+    assert {path.rpartition(".")[2] for path in silent} == {"name"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_file_opens_with_what_it_is_and_a_choice_with_its_command(path):
+    opening = [line for line in path.read_text().splitlines() if not line.startswith("# @package")][:2]
+    assert opening[0].startswith("# ")
+    if path.parent.parent == CONFIGS and not path.name.startswith("_"):
+        assert opening[1].startswith("# python run.py ")
