@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ TEXT_LENGTH = 16
 CLIP_LENGTH = 24
 BATCH = 32
 CAPTION_SHARES = (0.45, 0.25, 0.2, 0.1)  # full, class word alone, colour word alone, empty
-FOREGROUND_WEIGHT = 4.0  # a patch full of digit counts 1 + this much in the loss
+FOREGROUND_WEIGHT = 4.0  # at first a patch full of digit counts 1 + this much in the loss
 POOLED_DROPOUT = 0.5
 
 
@@ -46,6 +47,8 @@ class FluxRecipe:
     mixed_precision: bool = True  # the second stage's matrix products in bf16: a fifth faster on a CPU that has it
     autoencoder: Recipe = Recipe(steps=500, learning_rate=2e-3, ema=0.99)
     flow: Recipe = Recipe(steps=3000, learning_rate=2e-3)
+    weighted_steps: int = 1500  # weighting by the clean image biases the velocity (it fills shapes in), so it must end
+    polish: Recipe = Recipe(steps=2000, learning_rate=1.5e-3)  # a second cosine, for the shapes of the digits
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:
@@ -231,16 +234,24 @@ def _start_as_identity(transformer: FluxTransformer2DModel) -> None:
     nn.init.zeros_(transformer.proj_out.bias)
 
 
-def train_flow(
-    latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, folder: Path, device: str
-) -> Generator:
-    """Flow matching with the foreground weighted up; noise levels logistic-normal, shifted by 2 towards noise."""
+def train_flow(latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, folder: Path, device: str) -> Generator:
+    """Flow matching, at first with the foreground weighted up; noise levels logistic-normal, shifted by 2 to noise."""
     torch.manual_seed(recipe.seed)
     model = Generator().to(device)
+    train(model, _flow_loss(model, latents, pool, recipe, 0, device), recipe.flow, folder, "flow")
+    return train(
+        model, _flow_loss(model, latents, pool, recipe, recipe.flow.steps, device), recipe.polish, folder, "polish"
+    )
+
+
+def _flow_loss(
+    model: Generator, latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, first: int, device: str
+) -> Callable[[int], Tensor]:
+    """Loss of the step that is number `first + step` of all flow-matching steps."""
     shares = torch.tensor(CAPTION_SHARES)
 
     def loss_at(step: int) -> Tensor:
-        generator = step_generator(recipe.seed, step)
+        generator = step_generator(recipe.seed, first + step)
         pick = torch.randint(len(latents), (BATCH,), generator=generator)
         caption = torch.multinomial(shares, BATCH, replacement=True, generator=generator)
         sigma = _shift(torch.randn(BATCH, generator=generator).sigmoid(), 2.0)
@@ -252,10 +263,10 @@ def train_flow(
         with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed_precision):
             velocity = model(*(value.to(device) for value in inputs))
         error = (velocity.float() - (noise - clean).to(device)).square().mean(-1)  # (B, 256)
-        weight = pool["weight"][pick].to(device)
+        weight = pool["weight"][pick].to(device) if first + step < recipe.weighted_steps else torch.ones_like(error)
         return (error * weight).sum() / weight.sum()
 
-    return train(model, loss_at, recipe.flow, folder, "flow")
+    return loss_at
 
 
 def _shift(sigma: Tensor, shift: float) -> Tensor:
@@ -281,8 +292,10 @@ def write_pipeline(vae: AutoencoderKL, model: Generator, output: Path) -> None:
 def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
     """Write the recipe, the data's hash and the training logs beside the weights."""
     data = DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint
-    for stage in ("autoencoder", "flow"):
+    for stage in ("autoencoder", "flow", "polish"):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
-    weights = {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")}
+    weights = {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")
+    }
     card = {"command": "python scripts/train_minis.py flux", "recipe": asdict(recipe), "data": data, "weights": weights}
     (output / "training.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")

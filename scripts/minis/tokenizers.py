@@ -29,7 +29,7 @@ def t5_tokenizer(length: int) -> T5Tokenizer:
 
 
 def clip_tokenizer(length: int) -> CLIPTokenizer:
-    """A CLIP tokenizer, byte-pair merges learned from the captions' words: each is one piece, any other word is spelled."""
+    """A CLIP tokenizer that learned its merges from the captions' words: each is one piece, any other is spelled."""
     special = ["<|startoftext|>", "<|endoftext|>"]
     trainer = BpeTrainer(
         vocab_size=1000,
@@ -42,4 +42,6 @@ def clip_tokenizer(length: int) -> CLIPTokenizer:
     learner.pre_tokenizer = Whitespace()
     learner.train_from_iterator([*WORDS, *string.ascii_lowercase], trainer)
     model = json.loads(learner.to_str())["model"]
-    return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], model_max_length=length)
+    return CLIPTokenizer(
+        vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], model_max_length=length
+    )

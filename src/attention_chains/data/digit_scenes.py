@@ -1,8 +1,8 @@
 """Digit scenes: real handwritten digits, coloured, on real photographs, with exact masks and captions.
 
-Everything comes with the installed packages (scikit-learn's `load_digits` and its two photographs, scikit-image's bundled
-photographs), so no network is needed. Scene `i` of a split is a pure function of `(split, seed, i)`; the two splits share
-neither a digit image nor a photograph crop.
+Everything comes with the installed packages (scikit-learn's `load_digits` and its two photographs, scikit-image's
+bundled photographs), so no network is needed. Scene `i` of a split is a pure function of `(split, seed, i)`; the two
+splits share neither a digit image nor a photograph crop.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from attention_chains.data.errors import DataError
+from attention_chains.data.photographs import read_photograph
 from attention_chains.data.sample import Sample
 
 VERSION = "1"  # part of the fingerprint: raise it whenever a scene's pixels, mask or caption change
@@ -101,7 +102,7 @@ class DigitScenes:
     Raises
     ------
     DataError
-        For an unknown split, word or number of objects, or fewer than one scene.
+        For an unknown split, word or number of objects, fewer than one scene, or a template that cannot be filled in.
     """
 
     def __init__(
@@ -116,14 +117,15 @@ class DigitScenes:
         _check_choice("data.split", split, tuple(_SPLIT_CODE))
         _check_choice("data.word", word, ("colour", "digit"))
         _check_choice("data.objects", objects, ("one", "two", "mixed"))
-        if n < 1:
-            raise DataError(f"data.n is {n}: a data set needs at least one scene.")
+        if n is None or n < 1:
+            raise DataError(f"data.n is {n}: digit scenes are made to order, so say how many, at least one.")
+        _check_prompt(prompt)
         self.split, self.n, self.seed, self.word, self.prompt, self.objects = split, n, seed, word, prompt, objects
 
     def __len__(self) -> int:
         return self.n
 
-    @property
+    @functools.cached_property
     def ids(self) -> list[str]:
         """One stable name a scene, e.g. "test-0-00017"."""
         return [f"{self.split}-{self.seed}-{index:05d}" for index in range(self.n)]
@@ -248,18 +250,16 @@ def _read_photograph(name: str) -> np.ndarray:
         from sklearn.datasets import load_sample_image
 
         return load_sample_image(name)
-    from skimage import data, io
-
-    # by path: `data.motorcycle` needs the whole stereo set, of which only the left view is used here
-    path = next(p for p in _bundled_folder(data).glob(f"{name}.*"))
-    photo = io.imread(path)
-    return np.stack([photo] * 3, axis=-1) if photo.ndim == 2 else photo[..., :3]
+    return read_photograph(name)
 
 
-def _bundled_folder(package):
-    from pathlib import Path
-
-    return Path(package.__file__).parent
+def _check_prompt(prompt: str) -> None:
+    try:
+        prompt.format(caption="", word="", colour="", digit="")
+    except (LookupError, ValueError) as error:
+        raise DataError(
+            f"data.prompt '{prompt}' is no template over {{caption}}, {{word}}, {{colour}} and {{digit}}: repair it."
+        ) from error
 
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:

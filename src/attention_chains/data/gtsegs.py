@@ -133,9 +133,20 @@ def _checked_prompt(prompt: str) -> str:
     return prompt
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
+def check_file(path: str | Path) -> None:
+    """Check that there is a file.
+
+    Raises
+    ------
+    DataError
+        There is none; says where to get it.
+    """
+    if not Path(path).is_file():
         raise DataError(f"ImageNet-Segmentation is not at {path}: download it from {URL} and set data.path.")
+
+
+def _open(path: Path) -> h5py.File:
+    check_file(path)
     try:
         return h5py.File(path, "r", locking=False)  # many readers, no writer; cluster file systems may refuse locks
     except OSError as error:

@@ -1,0 +1,71 @@
+"""Draw what a generating miniature makes of 16 captions: `python scripts/sample_minis.py` -> results/minis/flux.png."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from matplotlib.figure import Figure
+
+from attention_chains.data.digit_scenes import COLOURS, DIGITS
+from attention_chains.models.assets import local_folder
+from attention_chains.report.figure import save
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Read the command line, sample, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", default="bundled:flux", help="a FLUX pipeline folder")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "minis" / "flux.png")
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument(
+        "--guidance", type=float, default=4.0, help="classifier-free guidance against the empty caption"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    pipe = FluxPipeline.from_pretrained(local_folder(options.source), dtype=torch.float32, local_files_only=True)
+    texts = captions(options.seed)
+    draw(texts, sample(pipe, texts, options), options.output)
+
+
+def captions(seed: int) -> list[str]:
+    """Sixteen one-object captions: every digit, then six more; colours drawn at random. Nothing is picked by eye."""
+    rng = np.random.default_rng(seed)
+    digits = [*DIGITS, *rng.choice(DIGITS, 6, replace=False)]
+    return [f"a photo of a {rng.choice(list(COLOURS))} {digit}" for digit in digits]
+
+
+def sample(pipe: FluxPipeline, texts: list[str], options: argparse.Namespace) -> np.ndarray:
+    """One image a caption, (16, 64, 64, 3) in [0, 1]; noise seeded one by one."""
+    images = pipe(
+        texts,
+        negative_prompt=[""] * len(texts),
+        true_cfg_scale=options.guidance,
+        num_inference_steps=options.steps,
+        height=64,
+        width=64,
+        max_sequence_length=16,
+        generator=[torch.Generator().manual_seed(options.seed * 1000 + index) for index in range(len(texts))],
+        output_type="np",
+    )
+    return images.images
+
+
+def draw(texts: list[str], images: np.ndarray, path: Path) -> None:
+    """Draw a 2 x 8 grid with the captions below."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axis, text, image in zip(figure.subplots(2, 8).flat, texts, images, strict=True):
+        axis.imshow(image)
+        axis.set_title(text.removeprefix("a photo of "), y=-0.2, fontsize=9)
+        axis.axis("off")
+    save(figure, path)
+    print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()

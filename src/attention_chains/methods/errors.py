@@ -1,0 +1,5 @@
+"""The error of the methods room."""
+
+
+class MethodError(ValueError):
+    """A method that does not exist, or a setting it has no use for."""

@@ -1,0 +1,168 @@
+"""Where weights are, what they hash to, and what is missing to run them, said before anything is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from attention_chains.models.errors import AssetError
+
+BUNDLED = Path(__file__).parent / "minis"
+_KEPT = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository: no pickle, no second copy of the weights
+_LEFT = ["*.bin", "*.pt", "*.ckpt", "*.msgpack", "flux1-*.safetensors", "ae.safetensors"]
+
+
+def local_folder(source: str, revision: str | None = None) -> Path:
+    """Folder of a model: a bundled miniature ("bundled:flux"), a folder, or a repository, downloaded once.
+
+    Raises
+    ------
+    AssetError
+        The folder does not exist, or the repository is not here and cannot be fetched.
+    """
+    if source.startswith("bundled:"):
+        return _existing(BUNDLED / source.removeprefix("bundled:"))
+    if not _is_repository(source):
+        return _existing(Path(source))
+    cached = _cached(source, revision)
+    if cached is not None:
+        return cached
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=_KEPT, ignore_patterns=_LEFT))
+    except (OSError, HfHubHTTPError) as error:
+        raise AssetError(f"{source} cannot be downloaded: {first_line(error)}") from error
+
+
+def weights_digest(source: str, revision: str | None = None) -> str:
+    """SHA-256 (hex) over the names and SHA-256 of all files that a model's parts are made of, without loading them.
+
+    Configurations and tokenizers count: the same weights with another number of heads are another model. What lies
+    beside the parts (a second copy of the weights, a training log) does not.
+    """
+    folder = local_folder(source, revision)
+    files = sorted(file for file in folder.glob("*/*") if any(file.match(kind) for kind in _KEPT))
+    lines = [f"{path.relative_to(folder).as_posix()} {_file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def missing(
+    source: str, revision: str | None, device: torch.device, memory_gb: float | None, disk_gb: float | None
+) -> list[str]:
+    """Everything that stands between this machine and the model, one sentence each; empty when nothing does.
+
+    Parameters
+    ----------
+    source, revision
+        See `local_folder`.
+    device
+        Where the model is to run.
+    memory_gb, disk_gb
+        What it needs there, and what its files take; None where nobody said.
+    """
+    return [*_missing_files(source, revision, disk_gb), *_missing_memory(source, device, memory_gb)]
+
+
+def _missing_files(source: str, revision: str | None, disk_gb: float | None) -> list[str]:
+    if source.startswith("bundled:") or not _is_repository(source):
+        try:
+            local_folder(source)
+        except AssetError as error:
+            return [str(error)]
+        return []
+    if _cached(source, revision) is not None:
+        return []
+    return [*_missing_access(source, revision), *_missing_disk(source, disk_gb)]
+
+
+def _missing_access(source: str, revision: str | None) -> list[str]:
+    page = f"{constants.ENDPOINT}/{source}"
+    if get_token() is None:
+        yours = f"accept the licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
+        return [f"{source} is not on this machine and there is no Hugging Face token: {yours}."]
+    try:
+        HfApi().auth_check(source)
+    except GatedRepoError:
+        return [f"{source} is gated and this account has not accepted its licence: do so on {page}."]
+    except RepositoryNotFoundError:
+        return [f"{source} does not exist, or this account may not see it: check model.source and the token."]
+    except Exception as error:  # no network, a proxy, a server's fault: each library has its own type for it
+        return [f"{source} is not on this machine and its server cannot be reached ({first_line(error)})."]
+    return []
+
+
+def _missing_disk(source: str, disk_gb: float | None) -> list[str]:
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    if disk_gb is None or free >= disk_gb:
+        return []
+    return [f"{source} takes {disk_gb:.0f} GB and {there} has {free:.0f} GB free: make room, or set HF_HOME elsewhere."]
+
+
+def _missing_memory(source: str, device: torch.device, memory_gb: float | None) -> list[str]:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if memory_gb is None or free / 1e9 >= memory_gb:
+        return []
+    where = f"the GPU {device}" if device.type == "cuda" else "this machine"
+    return [f"{source} needs {memory_gb:.0f} GB of memory and {where} has {free / 1e9:.0f} GB free: use a larger one."]
+
+
+def _is_repository(source: str) -> bool:
+    """Whether `source` is "owner/name" and no folder."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not Path(source).exists()
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / "model_index.json").is_file():
+        raise AssetError(f"{folder} holds no model (no model_index.json): set model.source to a folder that does.")
+    return folder
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    try:
+        folder = snapshot_download(
+            source, revision=revision, allow_patterns=_KEPT, ignore_patterns=_LEFT, local_files_only=True
+        )
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+    return Path(folder) if _complete(Path(folder)) else None
+
+
+def _complete(folder: Path) -> bool:
+    """Whether every weight file that the folder's indices name is there (a download may have stopped half-way)."""
+    if not (folder / "model_index.json").is_file():
+        return False
+    indices = [json.loads(path.read_text()) for path in folder.rglob("*.safetensors.index.json")]
+    parents = [path.parent for path in folder.rglob("*.safetensors.index.json")]
+    shards = [parent / name for parent, index in zip(parents, indices, strict=True) for name in _shards(index)]
+    parts = json.loads((folder / "model_index.json").read_text())
+    models = [folder / name for name in parts if (folder / name / "config.json").is_file()]
+    return all(shard.is_file() for shard in shards) and all(any(model.glob("*.safetensors")) for model in models)
+
+
+def _shards(index: dict) -> Iterable[str]:
+    return set(index["weight_map"].values())
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file; the hub's cache names large files by theirs, so that they need not be read."""
+    name = Path(os.path.realpath(path)).name
+    if re.fullmatch(r"[0-9a-f]{64}", name):
+        return name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
