@@ -36,21 +36,16 @@ def bind(name: str, settings: Mapping[str, Any]) -> Scores:
     name
         One of `names()`.
     settings
-        Keys of the method; one that the method has no use for may only hold what the method does anyway (`FIXED`).
+        Keys of configs/method/; the method is given those it takes.
 
     Raises
     ------
     MethodError
-        For an unknown method, or a setting that would change nothing.
+        There is no such method.
     """
     if name not in names():
         raise MethodError(f"There is no method '{name}': choose one of {', '.join(names())}.")
-    module = importlib.import_module(f"attention_chains.methods.{name}")
-    taken = set(inspect.signature(module.scores).parameters) - {"attention", "start"}
+    scores = importlib.import_module(f"attention_chains.methods.{name}").scores
+    taken = inspect.signature(scores).parameters.keys() & settings.keys()
+    return partial(scores, **{key: settings[key] for key in taken})
     fixed = getattr(module, "FIXED", {})
-    for key in settings.keys() - taken:
-        if settings[key] != fixed.get(key):
-            raise MethodError(
-                f"method.{key}={settings[key]} would change nothing: {name} has no such choice; leave it out."
-            )
-    return partial(module.scores, **{key: settings[key] for key in taken & settings.keys()})

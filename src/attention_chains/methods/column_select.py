@@ -7,8 +7,6 @@ from torch import Tensor
 from attention_chains.methods import outgoing
 from attention_chains.models.joint_attention import JointAttention
 
-FIXED = {"n": 1}
-
 
 def scores(
     attention: JointAttention, start: Tensor, alpha: float = 0.99, heads: str = "lambda2", stream: str = "dual"

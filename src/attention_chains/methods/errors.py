@@ -2,4 +2,4 @@
 
 
 class MethodError(ValueError):
-    """A method that does not exist, or a setting it has no use for."""
+    """A method that does not exist."""
