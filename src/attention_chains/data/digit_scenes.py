@@ -256,7 +256,7 @@ def _read_photograph(name: str) -> np.ndarray:
 def _check_prompt(prompt: str) -> None:
     try:
         prompt.format(caption="", word="", colour="", digit="")
-    except (LookupError, ValueError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f"data.prompt '{prompt}' is no template over {{caption}}, {{word}}, {{colour}} and {{digit}}: repair it."
         ) from error

@@ -48,4 +48,3 @@ def bind(name: str, settings: Mapping[str, Any]) -> Scores:
     scores = importlib.import_module(f"attention_chains.methods.{name}").scores
     taken = inspect.signature(scores).parameters.keys() & settings.keys()
     return partial(scores, **{key: settings[key] for key in taken})
-    fixed = getattr(module, "FIXED", {})
