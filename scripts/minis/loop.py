@@ -99,7 +99,7 @@ def _save(path: Path, model: nn.Module, optimiser, average: list[Tensor], step: 
 def _resume(path: Path, model: nn.Module, optimiser, average: list[Tensor]) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     for mean, saved in zip(average, state["average"], strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention_chains.chain.operators import Operator, Teleported
+from attention_chains.chain.operators import DenseOperator, Operator, Teleported
 from attention_chains.chain.stationary import widest_dtype
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
@@ -49,11 +49,22 @@ def _without_teleport(operator: Operator) -> tuple[float, Tensor]:
     alpha = 1.0
     while isinstance(operator, Teleported):
         alpha, operator = alpha * operator.alpha, operator.base
-    return alpha, operator.to(widest_dtype(operator.device)).dense()
+    exact = operator if isinstance(operator, DenseOperator) else operator.to(widest_dtype(operator.device))
+    return alpha, exact.dense()
 
 
 def _second_modulus(matrix: Tensor) -> Tensor:
+    """Second largest modulus of each matrix (..., n, n): (...,) float64, where the device has it.
+
+    One matrix at a time: the solver takes them so anyway, and no second batch of them is held in float64.
+    """
+    if matrix.shape[-1] == 1 or matrix.shape[:-2].numel() == 0:
+        return matrix.new_zeros(matrix.shape[:-2], dtype=widest_dtype(matrix.device))
+    moduli = [_second_of(one) for one in matrix.flatten(0, -3)] if matrix.ndim > 2 else [_second_of(matrix)]
+    return torch.stack(moduli).view(matrix.shape[:-2]).to(matrix.device, widest_dtype(matrix.device))
+
+
+def _second_of(matrix: Tensor) -> Tensor:
     """All eigenvalues, so that complex pairs come out right; float32 was off by up to 2e-3 on drifting heads."""
-    if matrix.shape[-1] == 1:
-        return matrix.new_zeros(matrix.shape[:-2])
-    return torch.linalg.eigvals(matrix).abs().topk(2).values[..., 1].clamp(max=1)
+    matrix = matrix.cpu() if matrix.device.type == "mps" else matrix  # MPS has no eigenvalues and no float64
+    return torch.linalg.eigvals(matrix.double()).abs().topk(2).values[1].clamp(max=1)

@@ -68,6 +68,8 @@ def _at_scale(model: ModelConfig, scale: str) -> ModelConfig:
         )
     chosen, numbers = model.at[scale], [each.name for each in fields(Checkpoint)]
     own = {name: getattr(model, name) for name in numbers}
+    if model.source is not None:  # the checkpoint's commit is of its own repository
+        chosen = replace(chosen, revision=None)
     filled = {name: getattr(chosen, name) if value is None else value for name, value in own.items()}
     return replace(model, at={}, **filled)
 

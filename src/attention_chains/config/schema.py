@@ -38,6 +38,13 @@ class TaskConfig:
         "mask = map > mean: ca at the map's own resolution, te after upsampling", "ca", choices=("ca", "te")
     )
 
+    @property
+    def reading(self) -> str:
+        """The protocol and the readings chosen in it: what stands in a table beside its numbers."""
+        return (
+            f"{self.protocol} t={self.noise:g} word={self.word_index} pooled={self.pooled} threshold={self.threshold}"
+        )
+
 
 @dataclass
 class Checkpoint:

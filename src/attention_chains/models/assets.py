@@ -19,6 +19,7 @@ from attention_chains.models.errors import AssetError
 
 BUNDLED = Path(__file__).parent / "minis"
 _KEPT = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository: no pickle, no second copy of the weights
+_ONE_OF = ["config.json", "scheduler_config.json", "tokenizer.json", "vocab.json", "spiece.model"]  # in every part
 _LEFT = ["*.bin", "*.pt", "*.ckpt", "*.msgpack", "flux1-*.safetensors", "ae.safetensors"]
 
 
@@ -125,6 +126,8 @@ def _is_repository(source: str) -> bool:
 def _existing(folder: Path) -> Path:
     if not (folder / "model_index.json").is_file():
         raise AssetError(f"{folder} holds no model (no model_index.json): set model.source to a folder that does.")
+    if part := _unfinished_part(folder):
+        raise AssetError(f"{folder} is not whole: {part} or a file of it is not there; copy or download it again.")
     return folder
 
 
@@ -135,23 +138,27 @@ def _cached(source: str, revision: str | None) -> Path | None:
         )
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    return Path(folder) if _complete(Path(folder)) else None
+    there = (Path(folder) / "model_index.json").is_file() and _unfinished_part(Path(folder)) is None
+    return Path(folder) if there else None  # a download may have stopped half-way
 
 
-def _complete(folder: Path) -> bool:
-    """Whether every weight file that the folder's indices name is there (a download may have stopped half-way)."""
-    if not (folder / "model_index.json").is_file():
+def _unfinished_part(folder: Path) -> str | None:
+    """A part of a pipeline that is not wholly there: a tokenizer without its files would load, as another one."""
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
+    return next((part for part in parts if not _whole(folder / part)), None)
+
+
+def _whole(part: Path) -> bool:
+    if not any((part / name).is_file() for name in _ONE_OF):
         return False
-    indices = [json.loads(path.read_text()) for path in folder.rglob("*.safetensors.index.json")]
-    parents = [path.parent for path in folder.rglob("*.safetensors.index.json")]
-    shards = [parent / name for parent, index in zip(parents, indices, strict=True) for name in _shards(index)]
-    parts = json.loads((folder / "model_index.json").read_text())
-    models = [folder / name for name in parts if (folder / name / "config.json").is_file()]
-    return all(shard.is_file() for shard in shards) and all(any(model.glob("*.safetensors")) for model in models)
+    shards = {shard for index in part.glob("*.safetensors.index.json") for shard in _shards(index)}
+    is_model = (part / "config.json").is_file()
+    return all((part / shard).is_file() for shard in shards) and (not is_model or any(part.glob("*.safetensors")))
 
 
-def _shards(index: dict) -> Iterable[str]:
-    return set(index["weight_map"].values())
+def _shards(index: Path) -> Iterable[str]:
+    return set(json.loads(index.read_text())["weight_map"].values())
 
 
 def _file_digest(path: Path) -> str:

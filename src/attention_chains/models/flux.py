@@ -6,7 +6,6 @@ attention and are states of the chain (protocol 1.3).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,7 +63,9 @@ def load(
     """
     try:
         with quiet_loading():
-            pipe = FluxPipeline.from_pretrained(local_folder(source, revision), dtype=dtype, local_files_only=True)
+            pipe = FluxPipeline.from_pretrained(
+                local_folder(source, revision), dtype=dtype, local_files_only=True, use_safetensors=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AssetError(f"{source} is no FLUX pipeline that can be loaded: {first_line(error)}") from error
     _check_size(pipe, source, image_size)
@@ -140,16 +141,12 @@ class Flux:
         seeds
             B seeds of the noise: the same seed gives the same noise in any batch and on any device.
         noise
-            Flow-matching time t in (0, 1]: the passes are the schedule's steps at or below it (paper, section 5.1).
+            Flow-matching time t in (0, 1]. The first pass is at t, the others at the schedule's steps below it (paper,
+            section 5.1).
         pooled
             "real": CLIP's pooled vector of the prompt; "zero": zeros, as Concept Attention's code has it.
         streams
             Which streams to capture; each costs one fp32 accumulator (B, heads, n, n) and no pass of its own.
-
-        Raises
-        ------
-        AssetError
-            When no step of the schedule is at or below the noise level.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         latents = self._encode(images, generators)  # (B, C, h, w)
@@ -214,13 +211,8 @@ class Flux:
         if scheduler.config.use_dynamic_shifting:
             shift = _shift(image_tokens, scheduler.config)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / self.steps, self.steps), mu=shift)
-        below = scheduler.sigmas[scheduler.sigmas <= noise + 1e-6]
-        if len(below) < 2:
-            raise AssetError(
-                f"No step of the {self.steps}-step schedule is at or below task.noise={noise}: raise the noise "
-                "level or model.steps."
-            )
-        return below
+        below = scheduler.sigmas[scheduler.sigmas < noise - 1e-6]  # ends with 0
+        return torch.cat([torch.tensor([noise], dtype=below.dtype), below.cpu()])
 
     def _embed(self, prompts: Sequence[str], pooled: str) -> dict[str, Tensor]:
         embeds, vector, ids = self.pipe.encode_prompt(
@@ -255,9 +247,3 @@ def _shift(image_tokens: int, config: Mapping[str, float]) -> float:
     first, last = config["base_image_seq_len"], config["max_image_seq_len"]
     slope = (config["max_shift"] - config["base_shift"]) / (last - first)
     return config["base_shift"] + slope * (image_tokens - first)
-
-
-def noise_seed(seed: int, sample: str) -> int:
-    """Seed of one sample's noise: depends on the run's seed and the sample's id, not on its place or batch."""
-    digest = hashlib.sha256(f"{seed}/{sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

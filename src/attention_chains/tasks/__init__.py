@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attention_chains.config import ConfigError, RunConfig
+from attention_chains.models import AssetError
 from attention_chains.tasks.runner import Outcome, Task, run_task
 from attention_chains.tasks.segmentation import Segmentation
 
@@ -27,5 +28,14 @@ def build(config: RunConfig) -> Task:
 
 
 def run(task: Task, config: RunConfig) -> list[Outcome]:
-    """Run a task once for each of its seeds; what is recorded already is not computed again."""
+    """Run a task once for each of its seeds; what is recorded already is not computed again.
+
+    Raises
+    ------
+    AssetError
+        Something is missing: all of it, a line each, before anything is run.
+    """
+    missing = task.missing()
+    if missing:
+        raise AssetError("\n".join(missing))
     return [run_task(task, replace(config, seed=config.seed + i, repeats=1)) for i in range(config.repeats)]

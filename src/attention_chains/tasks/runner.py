@@ -13,7 +13,6 @@ from tqdm import tqdm
 from attention_chains.config import RunConfig, identity
 from attention_chains.data.errors import DataError
 from attention_chains.data.sample import Sample
-from attention_chains.models import AssetError
 from attention_chains.records import RunIdentity, Shard, ShardStore, open_shard, read_run, run_folder
 from attention_chains.tracking import open_tracker
 
@@ -77,18 +76,13 @@ def run_task(task: Task, config: RunConfig) -> Outcome:
 
     Raises
     ------
-    AssetError
-        Something is missing: all of it, a line each.
     DataError
-        Samples that cannot be used, all of them counted, unless data.skip_bad.
+        Samples that cannot be used, all of them counted, unless data.skip_bad; also those that an earlier run left out.
     RecordError
         The results folder cannot be written, or another process has this shard.
     """
-    missing = task.missing()
-    if missing:
-        raise AssetError("\n".join(missing))
     dataset = task.dataset()
-    what = RunIdentity(identity(config), config.task.protocol, task.weights(), dataset.fingerprint)
+    what = RunIdentity(identity(config), config.task.reading, task.weights(), dataset.fingerprint)
     folder = run_folder(config.out, config.task.name, config.model.name, what)
     shard = Shard(config.shard.index, config.shard.count)
     with open_shard(folder, what, shard) as store:
@@ -97,6 +91,11 @@ def run_task(task: Task, config: RunConfig) -> Outcome:
             _work(task, dataset, todo, store, config, folder / "tracking" / shard.name)
     records = read_run(folder)
     measured = [record for record in records if "skipped" not in record]
+    if len(measured) < len(records) and not config.data.skip_bad:
+        raise DataError(
+            f"{len(records) - len(measured)} samples were left out with data.skip_bad=true when {folder} was made: say "
+            "so again, or delete that folder."
+        )
     return Outcome(folder, config.seed, measured, len(records) - len(measured), len(dataset))
 
 

@@ -15,9 +15,9 @@ from attention_chains.config import RunConfig
 from attention_chains.data.sample import Sample
 from attention_chains.metrics.segmentation import FIELDS, measure, summarise
 from attention_chains.models.assets import missing, weights_digest
-from attention_chains.models.flux import noise_seed
 from attention_chains.tasks.datasets import missing_data, open_dataset
 from attention_chains.tasks.device import DTYPES, choose_device
+from attention_chains.tasks.seeds import noise_seed
 
 
 class Segmentation:
