@@ -48,7 +48,6 @@ class FluxRecipe:
     autoencoder: Recipe = Recipe(steps=500, learning_rate=2e-3, ema=0.99)
     flow: Recipe = Recipe(steps=3000, learning_rate=2e-3)
     weighted_steps: int = 1500  # weighting by the clean image biases the velocity (it fills shapes in), so it must end
-    polish: Recipe = Recipe(steps=1200, learning_rate=1.5e-3)  # a second cosine, for the shapes of the digits
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:
@@ -244,20 +243,17 @@ def train_flow(latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, fol
     """Flow matching, at first with the foreground weighted up; noise levels logistic-normal, shifted by 2 to noise."""
     torch.manual_seed(recipe.seed)
     model = Generator().to(device)
-    train(model, _flow_loss(model, latents, pool, recipe, 0, device), recipe.flow, folder, "flow")
-    return train(
-        model, _flow_loss(model, latents, pool, recipe, recipe.flow.steps, device), recipe.polish, folder, "polish"
-    )
+    return train(model, _flow_loss(model, latents, pool, recipe, device), recipe.flow, folder, "flow")
 
 
 def _flow_loss(
-    model: Generator, latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, first: int, device: str
+    model: Generator, latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, device: str
 ) -> Callable[[int], Tensor]:
-    """Loss of the step that is number `first + step` of all flow-matching steps."""
+    """Loss of a step."""
     shares = torch.tensor(CAPTION_SHARES)
 
     def loss_at(step: int) -> Tensor:
-        generator = step_generator(recipe.seed, first + step)
+        generator = step_generator(recipe.seed, step)
         pick = torch.randint(len(latents), (BATCH,), generator=generator)
         caption = torch.multinomial(shares, BATCH, replacement=True, generator=generator)
         sigma = _shift(torch.randn(BATCH, generator=generator).sigmoid(), 2.0)
@@ -269,7 +265,7 @@ def _flow_loss(
         with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed_precision):
             velocity = model(*(value.to(device) for value in inputs))
         error = (velocity.float() - (noise - clean).to(device)).square().mean(-1)  # (B, 256)
-        weight = pool["weight"][pick].to(device) if first + step < recipe.weighted_steps else torch.ones_like(error)
+        weight = pool["weight"][pick].to(device) if step < recipe.weighted_steps else torch.ones_like(error)
         return (error * weight).sum() / weight.sum()
 
     return loss_at
@@ -298,7 +294,7 @@ def write_pipeline(vae: AutoencoderKL, model: Generator, output: Path) -> None:
 def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
     """Write the recipe, the data's hash and the training logs beside the weights."""
     data = DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint
-    for stage in ("autoencoder", "flow", "polish"):
+    for stage in ("autoencoder", "flow"):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     weights = {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")
