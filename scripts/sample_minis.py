@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "minis" / "flux.png")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument(
-        "--guidance", type=float, default=4.0, help="classifier-free guidance against the empty caption"
+        "--guidance", type=float, default=2.5, help="classifier-free guidance against the empty caption"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

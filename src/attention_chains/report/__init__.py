@@ -1,0 +1,1 @@
+"""Tables, intervals and pictures from finished runs: statistics in, files under results/ out."""

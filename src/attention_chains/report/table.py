@@ -1,0 +1,218 @@
+"""Cells of a table, and the table as Markdown, CSV and on the console."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from io import StringIO
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+_MARKS = "†‡§¶"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table beside the paper's. Numbers are in the column's unit (percent); None means that there is none.
+
+    Attributes
+    ----------
+    row, column : str
+        Where the cell stands.
+    paper, measured : float or None
+        The paper's number, and ours.
+    low, high : float or None
+        Ends of the 95 % bootstrap interval of `measured` over images.
+    n : int or None
+        Number of images.
+    scale, protocol : str
+        How `measured` came about.
+    paper_std, std : float or None
+        Standard deviations over runs, the paper's and ours.
+    runs : int or None
+        Number of runs that `measured` is the mean of.
+    note : str
+        What a reader must know about this cell; a footnote of the table.
+    """
+
+    row: str
+    column: str
+    paper: float | None
+    measured: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    scale: str
+    protocol: str
+    paper_std: float | None = None
+    std: float | None = None
+    runs: int | None = None
+    note: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus paper; None unless both are there."""
+        return None if self.paper is None or self.measured is None else self.measured - self.paper
+
+
+def write_table(
+    cells: Sequence[Cell], folder: Path, title: str, notes: Sequence[str] = (), sections: Sequence[str] = ()
+) -> list[Path]:
+    """Write table.md and table.csv.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        In reading order.
+    folder : Path
+        Made if it is not there.
+    title : str
+    notes : sequence of str
+        Paragraphs between the title and the table.
+    sections : sequence of str
+        Markdown that follows the table.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    OSError
+        When the folder cannot be written; the message says what to do.
+    """
+    return write_texts(folder, {"table.md": markdown(cells, title, notes, sections), "table.csv": as_csv(cells)})
+
+
+def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
+    """Write text files into a folder, which is made if it is not there; see `write_table` for what is raised."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            f"Tables cannot be written to {folder} ({error.strerror}); choose another folder or free space."
+        ) from error
+    return [folder / name for name in texts]
+
+
+def markdown(cells: Sequence[Cell], title: str, notes: Sequence[str] = (), sections: Sequence[str] = ()) -> str:
+    """Table as Markdown: everything at a glance, then one table per column; arguments as in `write_table`."""
+    marks = _marks(cells)
+    parts = [f"# {title}", *notes, "## At a glance", _glance(cells, marks)]
+    for column in _distinct(cell.column for cell in cells):
+        parts += [f"## {column} (%)", _column_table([cell for cell in cells if cell.column == column], marks)]
+    parts += [f"{mark} {note}" for note, mark in marks.items()]
+    return "\n\n".join([*parts, *sections]) + "\n"
+
+
+def as_csv(cells: Sequence[Cell]) -> str:
+    """One line per cell, all fields and the difference; empty where there is no number."""
+    names = [field.name for field in fields(Cell)]
+    names.insert(names.index("measured") + 1, "difference")
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_csv_value(getattr(cell, name)) for name in names] for cell in cells)
+    return text.getvalue()
+
+
+def console_table(cells: Sequence[Cell], title: str) -> Table:
+    """Rich table: per cell the measured number with its interval below, and the paper's in parentheses."""
+    scales = ", ".join(_distinct(cell.scale for cell in cells))
+    caption = f"in percent: measured at scale {scales} (paper), and the 95 % interval of the measured number"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), caption_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in _distinct(cell.column for cell in cells):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in _distinct(cell.row for cell in cells):
+        table.add_row(row, *[_console_cell(cell) for cell in cells if cell.row == row])
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown table, first column left, the others right; `header` and each row hold one text per column."""
+    lines = [list(header), [":--", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float | None, signed: bool = False) -> str:
+    """Two decimals with a typographic minus; empty for None."""
+    if value is None:
+        return ""
+    text = f"{value:+.2f}" if signed else f"{value:.2f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def span(low: float | None, high: float | None, signed: bool = False) -> str:
+    """Interval as text; empty without ends."""
+    return "" if low is None or high is None else f"[{number(low, signed)}, {number(high, signed)}]"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, also inside a table."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+
+
+def _glance(cells: Sequence[Cell], marks: dict[str, str]) -> str:
+    columns = _distinct(cell.column for cell in cells)
+    rows = [
+        [escape(row), *[_glance_cell(cell, marks) for cell in cells if cell.row == row]]
+        for row in _distinct(cell.row for cell in cells)
+    ]
+    return "Measured, and the paper's number in parentheses.\n\n" + markdown_table(["", *map(escape, columns)], rows)
+
+
+def _glance_cell(cell: Cell, marks: dict[str, str]) -> str:
+    paper = f"({number(cell.paper)})" if cell.paper is not None else ""
+    return f"{number(cell.measured)} {paper}".strip() + marks.get(cell.note, "")
+
+
+def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
+    scales = ", ".join(_distinct(cell.scale for cell in cells))
+    header = ["", "paper", f"measured ({scales})", "difference", "95 % interval", "n"]
+    rows = [
+        [
+            escape(cell.row),
+            _with_std(cell.paper, cell.paper_std) + marks.get(cell.note, ""),
+            _with_std(cell.measured, cell.std),
+            number(cell.difference, signed=True),
+            span(cell.low, cell.high),
+            "" if cell.n is None else str(cell.n),
+        ]
+        for cell in cells
+    ]
+    return markdown_table(header, rows)
+
+
+def _console_cell(cell: Cell) -> Text:
+    paper = f" ({number(cell.paper)})" if cell.paper is not None else ""
+    text = Text(number(cell.measured), style="bold").append(paper, style="not bold dim")
+    if cell.low is None or cell.high is None:
+        return text
+    return text.append(f"\n{number(cell.low)}\N{EN DASH}{number(cell.high)}", style="not bold dim")
+
+
+def _with_std(value: float | None, std: float | None) -> str:
+    return number(value) if value is None or std is None else f"{number(value)} ± {number(std)}"
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6f}"  # a last bit that differs between machines must not show in a committed file
+    return "" if value is None else value
+
+
+def _marks(cells: Sequence[Cell]) -> dict[str, str]:
+    notes = _distinct(cell.note for cell in cells if cell.note)
+    return dict(zip(notes, _MARKS, strict=False))
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
