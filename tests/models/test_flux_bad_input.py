@@ -72,6 +72,11 @@ def test_a_part_without_its_weights_or_its_vocabulary_is_named(load_flux, copy, 
     assert f"{copy} is not whole: {part} or a file of it is not there" in refusal(lambda: load_flux(source=str(copy)))
 
 
+def test_an_index_that_is_cut_off_is_refused(load_flux, copy):
+    (copy / "model_index.json").write_text('{"vae": ["diffusers"')
+    assert f"{copy} is not whole: model_index.json" in refusal(lambda: load_flux(source=str(copy)))
+
+
 def test_weights_of_another_size_are_refused(load_flux, copy):
     config = copy / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"joint_attention_dim": 48}))

@@ -122,6 +122,14 @@ def test_repeats_are_runs_with_the_next_seeds(configured, small, tmp_path, segme
     assert first.records == segment("seed=3").records and second.records == segment("seed=4").records
 
 
+def test_weights_are_hashed_once_for_all_repeats(configured, small, tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("attention_chains.tasks.segmentation.weights_digest", lambda *of: hashed.append(of) or "0" * 64)
+    config = configured(*small, f"out={tmp_path}", "repeats=3", "data.n=1")
+    tasks.run(tasks.build(config), config)
+    assert len(hashed) == 1
+
+
 def test_the_maps_of_the_figure_are_those_that_were_measured(configured, small, tmp_path, monkeypatch):
     config = configured(*small, f"out={tmp_path}", TABLE, "data.n=2")
     task = tasks.build(config)

@@ -144,7 +144,10 @@ def _cached(source: str, revision: str | None) -> Path | None:
 
 def _unfinished_part(folder: Path) -> str | None:
     """A part of a pipeline that is not wholly there: a tokenizer without its files would load, as another one."""
-    index = json.loads((folder / "model_index.json").read_text())
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except ValueError:
+        return "model_index.json"
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
     return next((part for part in parts if not _whole(folder / part)), None)
 

@@ -1,8 +1,9 @@
 """Percentile bootstrap over images: intervals of data-set statistics, and of their paired differences.
 
-A data-set statistic (accuracy, mIoU, mean AP ...) is a function of sums over images. A resample of the images is then a row of multinomial
-counts, and all resampled sums are one matrix product: no image is ever copied. The counts depend on the number of images and the seed alone, so
-every interval over the same images, paired ones included, sees the same resamples.
+A data-set statistic (accuracy, mIoU, mean AP ...) is a function of sums over images. A resample of the images is then a
+row of multinomial counts, and all resampled sums are one matrix product: no image is ever copied. The counts depend on
+the number of images and the seed alone, so two methods on the same images are resampled alike, and their difference is
+paired.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Interval:
     low, high : float
         Ends of the interval; NaN for fewer than two images.
     positive : float
-        Share of the resamples in which the statistic is above zero, in [0, 1]; ties count one half. For a difference this is the
-        bootstrap confidence in its sign.
+        Share of the resamples in which the statistic is above zero, in [0, 1]; ties count one half. For a difference,
+        this is the bootstrap confidence in its sign.
     """
 
     value: float
@@ -48,7 +49,7 @@ def resampled_sums(per_image: np.ndarray, resamples: int = RESAMPLES, seed: int 
     Parameters
     ----------
     per_image : (n, ..., k) array
-        Sufficient statistics of each image, the images in an order that does not depend on how they were computed (sort by id).
+        Sufficient statistics of each image, in an order that does not depend on how they were computed (sort by id).
     resamples : int
         Number of resamples B, each of n images drawn with replacement.
     seed : int
@@ -79,7 +80,8 @@ def interval(
     per_image : (n, ..., k) array
         See `resampled_sums`.
     statistic : callable
-        `statistic(sums, n)` with sums (..., k), or (..., runs, k) when the images carry several runs, vectorised over leading dimensions.
+        `statistic(sums, n)` with sums (..., k), or (..., runs, k) when the images carry several runs, vectorised over
+        leading dimensions.
     resamples, seed : int
         See `resampled_sums`.
     level : float
@@ -108,7 +110,7 @@ def paired_interval(
 ) -> Interval:
     """Interval of statistic(first) - statistic(second), both on the same resampled images.
 
-    What two methods share on an image (its difficulty) cancels, so this is narrower than two separate intervals suggest.
+    What two methods share on an image (its difficulty) cancels: this is narrower than two separate intervals suggest.
 
     Parameters
     ----------

@@ -29,7 +29,8 @@ class Difference:
     paper : float or None
         Difference of the paper's numbers.
     measured : Interval or None
-        Paired over the images; its `positive` is the confidence that the first is the greater. None unless both rows were measured.
+        Paired over the images; its `positive` is the confidence that the first is the greater. None unless both rows
+        were measured.
     n : int or None
         Number of images.
     """
@@ -43,7 +44,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether the first is the greater; undecided when the 95 % interval of the difference holds zero or there is none."""
+        """Whether the first is the greater; undecided where the interval of the difference holds zero, or is none."""
         if self.measured is None:
             return NOT_MEASURED
         if self.measured.low > 0:
@@ -74,7 +75,8 @@ def overall(steps: Sequence[Difference]) -> str:
 def comparison_section(differences: Sequence[Difference]) -> str:
     """Markdown section of paired differences."""
     text = (
-        "First minus second, in points. The interval is of the difference on the same images (paired bootstrap); confidence is the share of "
+        "First minus second, in points. The interval is of the difference on the same images (paired bootstrap); "
+        "confidence is the share of "
         "resamples in which the first is the greater."
     )
     header = ["", "column", "paper", "measured", "95 % interval", "confidence", "n"]
@@ -83,7 +85,7 @@ def comparison_section(differences: Sequence[Difference]) -> str:
 
 
 def ordering_section(ordering: Ordering, steps: Sequence[Difference]) -> str:
-    """Markdown section on one ordering of the paper: does it hold in the measurement?"""
+    """Markdown section on one ordering of the paper, and whether it holds in the measurement."""
     verdict = overall(steps)
     claim = f"The paper has, by {escape(ordering.column)}: {' > '.join(map(escape, ordering.rows))}."
     heading = f"## Order by {escape(ordering.column)}\n\n{claim} In the measurement this order: **{verdict}**"

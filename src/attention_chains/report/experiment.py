@@ -24,15 +24,20 @@ from attention_chains.report.table import Cell, escape, write_table, write_texts
 PAPER_SCALE = "paper"
 
 _PRINTED_AS_MIOU = (
-    "The paper prints this number as mIoU. It equals Acc/(2 - Acc), so it is compared with mIoU_ca: where prediction and label are each "
-    "stacked as two channels and matched without an argmax, both classes share the intersection C of correct pixels and the union 2N - C."
+    "The paper prints this number as mIoU. It equals Acc/(2 - Acc), so it is compared with mIoU_ca: where prediction "
+    "and label are each stacked as two channels and matched without an argmax, both classes share the intersection C of "
+    "correct pixels and the union 2N - C."
 )
 _NOT_THE_PAPER = (
-    "**{scale}**: these are measurements of a small model on small pictures, and not to be compared cell by cell with the paper's "
+    "**{scale}**: these are measurements of a small model on small pictures, and not to be compared cell by cell with "
+    "the paper's "
     "numbers, which stand beside them for orientation."
 )
 _REPEATS = " Numbers are means over {} runs with different seeds, ± their sample standard deviation."
-_UNKNOWN_MIOU = "The paper's mIoU of this row is neither the mean of the two class IoUs nor Acc/(2 - Acc); a difference to it means little."
+_UNKNOWN_MIOU = (
+    "The paper's mIoU of this row is neither the mean of the two class IoUs nor Acc/(2 - Acc); a difference to it means "
+    "little."
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Experiment:
         results: Path,
         scale: str,
         protocol: str,
+        measured_on: str,
         skipped: int = 0,
         pictures: Sequence[str] = (),
     ) -> tuple[list[Cell], list[Path]]:
@@ -102,6 +108,8 @@ class Experiment:
             The results folder.
         scale, protocol : str
             How the records came about; printed with the numbers.
+        measured_on : str
+            Model and data, in words.
         skipped : int
             Bad samples that the runs left out.
         pictures : sequence of str
@@ -125,7 +133,7 @@ class Experiment:
         differences = comparisons(self.definition, cells, measured)
         folder, title = results / self.name / scale, self.definition.title
         shown = [f"![{Path(picture).stem}]({picture})" for picture in ("plot.png", *pictures)]
-        caption = [*_caption(cells, skipped, list(records_by_run)), *shown]
+        caption = [*_caption(cells, measured_on, skipped, list(records_by_run)), *shown]
         sections = [comparison_section(differences), *self._orderings(cells, measured), self._notes(cells, measured)]
         paths = write_table(cells, folder, title, caption, sections)
         paths += write_texts(folder, {"differences.csv": differences_csv(differences)})
@@ -149,7 +157,8 @@ class Experiment:
         tolerance = self.definition.tolerance
         strict, acceptable = (sum(d <= limit for d in distances) for limit in (tolerance.strict, tolerance.acceptable))
         return [
-            f"Of {len(distances)} numbers that can be compared, {strict} lie within {tolerance.strict:g} of the paper (reproduced) and "
+            f"Of {len(distances)} numbers that can be compared, {strict} lie within {tolerance.strict:g} of the paper "
+            "(reproduced) and "
             f"{acceptable} within {tolerance.acceptable:g} (acceptable)."
         ]
 
@@ -158,14 +167,15 @@ class Experiment:
         return [f"Not measured: {', '.join(rows)}."] if rows else []
 
 
-def _caption(cells: Sequence[Cell], skipped: int, runs: Sequence[str]) -> list[str]:
+def _caption(cells: Sequence[Cell], measured_on: str, skipped: int, runs: Sequence[str]) -> list[str]:
     scale, protocol = cells[0].scale, cells[0].protocol
     counts = sorted({cell.n for cell in cells if cell.n is not None})
     images = " or ".join(map(str, counts)) or "no"
     repeats = max((cell.runs for cell in cells if cell.runs is not None), default=1)
     named = ", ".join(f"`{run}`" for run in runs) or "none"
     caption = [
-        f"Scale `{scale}`, protocol `{protocol}`, {images} images, {skipped} samples skipped. Runs: {named}.",
+        f"Measured: {measured_on}; scale `{scale}`, {images} images, {skipped} skipped.",
+        f"Protocol `{protocol}`. Runs: {named}.",
         f"Intervals: 95 % percentile bootstrap over images, {RESAMPLES} resamples."
         + (_REPEATS.format(repeats) if repeats > 1 else ""),
     ]

@@ -109,7 +109,7 @@ def nearest(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def outline(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Picture (H, W, 3) uint8 with the inner edge of a mask (H, W) bool drawn in white, about 1.5 % of the side wide."""
+    """Draw the inner edge of a mask (H, W) bool into a picture (H, W, 3) uint8, white, about 1.5 % of the side wide."""
     width = max(1, round(min(mask.shape) * 0.015))
     edge = mask & ~binary_erosion(mask, iterations=width, border_value=1)
     return np.where(edge[..., None], np.uint8(_OUTLINE), picture)
@@ -121,16 +121,13 @@ def save(figure: Figure, path: Path) -> Path:
     Raises
     ------
     OSError
-        When the file cannot be written; the message says what to do.
+        When the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for resolution in _RESOLUTIONS:
-            figure.savefig(path, dpi=resolution, facecolor="white", metadata={"Software": None})
-            if path.stat().st_size < _LARGEST_FILE:
-                break
-    except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror}); choose another folder or free space.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for resolution in _RESOLUTIONS:
+        figure.savefig(path, dpi=resolution, facecolor="white", metadata={"Software": None})
+        if path.stat().st_size < _LARGEST_FILE:
+            break
     return path
 
 

@@ -1,4 +1,4 @@
-"""What one method measured: per-image statistics from the records of one or several runs, and the statistics of a table from them."""
+"""What one method measured: per-image statistics from the records of one or several runs, and a table's from them."""
 
 from __future__ import annotations
 

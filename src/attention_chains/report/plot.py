@@ -1,4 +1,4 @@
-"""A table as a picture: per column of the table one panel, per row a dot with its interval and the paper's number as a hollow diamond."""
+"""A table as a picture: a panel per column, a dot with its interval per row, the paper's number as a diamond."""
 
 from __future__ import annotations
 

@@ -40,19 +40,26 @@ def present(task: Task, config: RunConfig, outcomes: Sequence[Outcome], experime
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    for outcome in outcomes:
-        if not outcome.complete:
-            measured = len(outcome.records) + outcome.skipped
-            console.print(f"{measured} of {outcome.total} samples so far, all shards together ({outcome.folder}).")
-    if not all(outcome.records for outcome in outcomes):
-        return {}
+    unfinished = [outcome for outcome in outcomes if not outcome.complete]
+    for outcome in unfinished:
+        done = len(outcome.records) + outcome.skipped
+        console.print(f"{done} of {outcome.total} samples so far, all shards together ({outcome.folder}).")
+    if unfinished or not all(outcome.records for outcome in outcomes):
+        return {}  # other shards are at work: the one that ends last shows the table
     experiment = _experiment(config, experiments)
     records = {outcome.folder.name: outcome.records for outcome in outcomes}
-    cells = experiment.cells(experiment.measurements(records), config.scale, config.task.protocol)
-    console.print(console_table(cells, experiment.definition.title))
+    cells = experiment.cells(experiment.measurements(records), config.scale, config.task.reading)
+    console.print(console_table(cells, f"{experiment.definition.title} ({described(config)})"))
     if config.experiment is not None:
         _write(task, config, outcomes, experiment, console)
     return {cell.column: cell.measured for cell in cells if cell.row == cells[-1].row and cell.measured is not None}
+
+
+def described(config: RunConfig) -> str:
+    """What was measured, on what: "flux on digit_scenes, split test, word colour"."""
+    data = config.data
+    choices = [f"{name} {value}" for name, value in (("split", data.split), ("word", data.word)) if value is not None]
+    return ", ".join([f"{config.model.name} on {data.name}", *choices])
 
 
 def _experiment(config: RunConfig, experiments: Path) -> Experiment:
@@ -60,7 +67,7 @@ def _experiment(config: RunConfig, experiments: Path) -> Experiment:
     if config.experiment is not None:
         return Experiment.read(experiments / config.experiment)
     rows = [Row(label=label, method=label) for label in config.methods]
-    title = f"{config.task.name}, {config.model.name}, {config.data.name}"
+    title = config.task.name
     return Experiment("", Definition(title=title, columns=list(MEANINGS), rows=rows))
 
 
@@ -74,7 +81,9 @@ def _write(
         draw_examples(task, panels, config.scale, config.seed, picture)
         pictures.append(picture.name)
     records = {outcome.folder.name: outcome.records for outcome in outcomes}
-    skipped = sum(outcome.skipped for outcome in outcomes)
-    _, paths = experiment.render(records, results, config.scale, config.task.protocol, skipped, pictures)
+    skipped = max(outcome.skipped for outcome in outcomes)  # the same samples in every repeat
+    _, paths = experiment.render(
+        records, results, config.scale, config.task.reading, described(config), skipped, pictures
+    )
     shown = [*paths, *(results / experiment.name / config.scale / picture for picture in pictures)]
     console.print("Written: " + ", ".join(str(path) for path in shown))

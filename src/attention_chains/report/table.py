@@ -17,7 +17,7 @@ _MARKS = "†‡§¶"
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table beside the paper's. Numbers are in the column's unit (percent); None means that there is none.
+    """One number of a table beside the paper's, in the column's unit (percent); None means that there is none.
 
     Attributes
     ----------
@@ -84,21 +84,16 @@ def write_table(
     Raises
     ------
     OSError
-        When the folder cannot be written; the message says what to do.
+        When the folder cannot be written.
     """
     return write_texts(folder, {"table.md": markdown(cells, title, notes, sections), "table.csv": as_csv(cells)})
 
 
 def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
     """Write text files into a folder, which is made if it is not there; see `write_table` for what is raised."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OSError(
-            f"Tables cannot be written to {folder} ({error.strerror}); choose another folder or free space."
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 

@@ -53,7 +53,7 @@ class Segmentation:
 
     def weights(self) -> str:
         """Hash of the model's weight files."""
-        return weights_digest(self.config.model.source, self.config.model.revision)
+        return self._weights
 
     def maps(
         self, images: Sequence[np.ndarray], prompts: Sequence[str], words: Sequence[str], seeds: Sequence[int]
@@ -105,6 +105,10 @@ class Segmentation:
         label = list(self._methods)[-1]
         rows = np.array([[record["stats"][label][field] for field in FIELDS] for record in records])
         return {name: float(value) for name, value in summarise(rows.sum(0), len(rows)).items()}
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_digest(self.config.model.source, self.config.model.revision)  # gigabytes to read, at paper scale
 
     @cached_property
     def _dataset(self) -> Any:
