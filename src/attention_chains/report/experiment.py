@@ -25,8 +25,8 @@ PAPER_SCALE = "paper"
 
 _PRINTED_AS_MIOU = (
     "The paper prints this number as mIoU. It equals Acc/(2 - Acc), so it is compared with mIoU_ca: where prediction "
-    "and label are each stacked as two channels and matched without an argmax, both classes share the intersection C of "
-    "correct pixels and the union 2N - C."
+    "and label are each stacked as two channels and matched without an argmax, both classes share the intersection C "
+    "of correct pixels and the union 2N - C."
 )
 _NOT_THE_PAPER = (
     "**{scale}**: these are measurements of a small model on small pictures, and not to be compared cell by cell with "
@@ -35,8 +35,8 @@ _NOT_THE_PAPER = (
 )
 _REPEATS = " Numbers are means over {} runs with different seeds, ± their sample standard deviation."
 _UNKNOWN_MIOU = (
-    "The paper's mIoU of this row is neither the mean of the two class IoUs nor Acc/(2 - Acc); a difference to it means "
-    "little."
+    "The paper's mIoU of this row is neither the mean of the two class IoUs nor Acc/(2 - Acc); a difference to it "
+    "means little."
 )
 
 

@@ -1,0 +1,77 @@
+"""What a finished run shows; half a run shows how far it is, and writes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from attention_chains.config import RunConfig, register, resolve
+from attention_chains.data.digit_scenes import DigitScenes
+from attention_chains.report.present import present
+from attention_chains.tasks import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class StubTask:
+    """Stands for a task whose methods give a map each."""
+
+    def dataset(self) -> DigitScenes:
+        return DigitScenes(n=3)
+
+    def maps(self, images, prompts, words, seeds) -> dict[str, torch.Tensor]:
+        labels = ("row-select", "column-select", "outgoing-n2")
+        return {
+            label: torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(i)) for i, label in enumerate(labels)
+        }
+
+
+def config(tmp_path: Path, *overrides: str) -> RunConfig:
+    register(ROOT / "configs")
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return resolve(compose("config", [f"out={tmp_path}", *overrides]))
+
+
+def outcome(records: list[dict], total: int) -> Outcome:
+    return Outcome(Path("runs/made-up"), 0, records, 0, total)
+
+
+def test_an_experiment_writes_table_and_pictures(records, experiments: Path, tmp_path: Path, capsys) -> None:
+    chosen = config(tmp_path, "experiment=table7")
+    numbers = present(StubTask(), chosen, [outcome(records, len(records))], experiments)
+    folder = tmp_path / "table7" / "mini"
+    assert {path.name for path in folder.iterdir()} == {
+        "table.md", "table.csv", "differences.csv", "plot.png", "figure.png"
+    }  # fmt: skip
+    assert set(numbers) == {"Acc", "mIoU", "mAP", "mIoU_ca", "fgAP"}
+    printed = capsys.readouterr().out
+    assert "flux on digit_scenes, split test, word colour" in printed and "outgoing (n=2)*" in printed
+    assert "pooled=real" in (folder / "table.md").read_text()
+
+
+def test_half_a_run_is_said_and_writes_nothing(records, experiments: Path, tmp_path: Path, capsys) -> None:
+    chosen = config(tmp_path, "experiment=table7")
+    assert present(StubTask(), chosen, [outcome(records, 2 * len(records))], experiments) == {}
+    assert "12 of 24 samples so far" in capsys.readouterr().out
+    assert not (tmp_path / "table7").exists()
+
+
+def test_a_single_method_is_shown_without_a_paper_beside_it(records, experiments: Path, tmp_path: Path, capsys) -> None:
+    for record in records:
+        record["stats"] = {"outgoing": record["stats"]["outgoing-n2"]}
+    numbers = present(SimpleNamespace(), config(tmp_path), [outcome(records, len(records))], experiments)
+    assert np.isfinite(list(numbers.values())).all()
+    assert "outgoing" in capsys.readouterr().out and not (tmp_path / "table7").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_launch_knows(records, experiments, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(OSError) as caught:
+        present(StubTask(), config(blocked, "experiment=table1"), [outcome(records, len(records))], experiments)
+    assert caught.value.errno is not None
