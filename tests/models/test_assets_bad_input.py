@@ -49,10 +49,23 @@ def test_with_access_room_and_memory_nothing_is_missing():
 
 
 def test_without_a_token_it_says_where_the_licence_is_and_how_to_log_in(monkeypatch):
+    hub(monkeypatch, refused(GatedRepoError, 401))
     monkeypatch.setattr(assets, "get_token", lambda: None)
     (sentence,) = sentences()
     assert "there is no Hugging Face token" in sentence
     assert f"{constants.ENDPOINT}/{SOURCE}" in sentence and "hf auth login" in sentence and "HF_TOKEN" in sentence
+
+
+def test_an_open_repository_needs_no_token(monkeypatch):
+    monkeypatch.setattr(assets, "get_token", lambda: None)
+    assert sentences() == []
+
+
+def test_without_network_and_token_both_are_told(monkeypatch):
+    hub(monkeypatch, httpx.ConnectError("no route"))
+    monkeypatch.setattr(assets, "get_token", lambda: None)
+    unreachable, token = sentences()
+    assert "cannot be reached" in unreachable and "There is no Hugging Face token either" in token
 
 
 def test_a_licence_that_is_not_accepted_is_told_with_its_page(monkeypatch):
@@ -103,6 +116,7 @@ def test_the_memory_of_a_gpu_counts_where_the_model_runs_on_one(monkeypatch):
 
 
 def test_everything_is_told_at_once(monkeypatch):
+    hub(monkeypatch, refused(GatedRepoError, 401))
     monkeypatch.setattr(assets, "get_token", lambda: None)
     monkeypatch.setattr(assets.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     monkeypatch.setattr(assets.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))

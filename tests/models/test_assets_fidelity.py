@@ -6,10 +6,13 @@ import hashlib
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
+import httpx
 import pytest
 import torch
 from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import GatedRepoError
 
 from attention_chains.models.assets import BUNDLED, local_folder, missing, weights_digest
 
@@ -55,7 +58,9 @@ def test_a_model_in_the_hubs_cache_is_taken_from_there_without_a_network(cached,
     assert load_flux(source="owner/tiny", revision=REVISION).pipe.transformer.config.num_layers == 2
 
 
-def test_half_a_download_is_no_model(cached):
+def test_half_a_download_is_no_model(cached, monkeypatch):
+    response = httpx.Response(401, request=httpx.Request("GET", "https://hub.invalid/api"))
+    monkeypatch.setattr(HfApi, "auth_check", Mock(side_effect=GatedRepoError("refused", response=response)))
     (cached / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
     assert len(missing("owner/tiny", REVISION, CPU, None, None)) == 1
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import httpx
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import GatedRepoError
 
 from attention_chains.models import assets
 from attention_chains.models.flux import Flux
@@ -41,6 +44,8 @@ def test_bad_input_is_a_sentence_and_a_status(command, small, tmp_path, override
 def test_everything_that_scale_paper_misses_is_told_at_once(command, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(assets, "get_token", lambda: None)
+    response = httpx.Response(401, request=httpx.Request("GET", "https://hub.invalid/api"))
+    monkeypatch.setattr(HfApi, "auth_check", Mock(side_effect=GatedRepoError("refused", response=response)))
     monkeypatch.setattr(assets.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
     monkeypatch.setattr(assets.psutil, "virtual_memory", lambda: SimpleNamespace(available=8e9))
     status, shown, said = command("scale=paper", "device=cpu", "logger=none")

@@ -20,7 +20,7 @@ from attention_chains.models.errors import AssetError
 BUNDLED = Path(__file__).parent / "minis"
 _KEPT = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository: no pickle, no second copy of the weights
 _ONE_OF = ["config.json", "scheduler_config.json", "tokenizer.json", "vocab.json", "spiece.model"]  # in every part
-_LEFT = ["*.bin", "*.pt", "*.ckpt", "*.msgpack", "flux1-*.safetensors", "ae.safetensors"]
+_LEFT = ["flux1-*.safetensors", "ae.safetensors"]
 
 
 def local_folder(source: str, revision: str | None = None) -> Path:
@@ -82,22 +82,24 @@ def _missing_files(source: str, revision: str | None, disk_gb: float | None) -> 
         return []
     if _cached(source, revision) is not None:
         return []
-    return [*_missing_access(source, revision), *_missing_disk(source, disk_gb)]
+    return [*_missing_access(source), *_missing_disk(source, disk_gb)]
 
 
-def _missing_access(source: str, revision: str | None) -> list[str]:
+def _missing_access(source: str) -> list[str]:
     page = f"{constants.ENDPOINT}/{source}"
-    if get_token() is None:
-        yours = f"accept the licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
-        return [f"{source} is not on this machine and there is no Hugging Face token: {yours}."]
+    log_in = f"accept the licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
     try:
         HfApi().auth_check(source)
     except GatedRepoError:
+        if get_token() is None:
+            return [f"{source} is gated and there is no Hugging Face token: {log_in}."]
         return [f"{source} is gated and this account has not accepted its licence: do so on {page}."]
     except RepositoryNotFoundError:
         return [f"{source} does not exist, or this account may not see it: check model.source and the token."]
     except Exception as error:  # no network, a proxy, a server's fault: each library has its own type for it
-        return [f"{source} is not on this machine and its server cannot be reached ({first_line(error)})."]
+        unreachable = f"{source} is not on this machine and its server cannot be reached ({first_line(error)})."
+        token = [] if get_token() else [f"There is no Hugging Face token either: if {source} is gated, {log_in}."]
+        return [unreachable, *token]
     return []
 
 
