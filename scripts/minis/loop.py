@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -51,7 +51,7 @@ def train(model: nn.Module, loss_at: Callable[[int], Tensor], recipe: Recipe, fo
     )
     average = [p.detach().clone() for p in model.parameters()]
     checkpoint = folder / f"{stage}.pt"
-    first, seconds = _resume(checkpoint, model, optimiser, average)
+    first, seconds = _resume(checkpoint, recipe, model, optimiser, average)
     started, losses = time.monotonic() - seconds, []
     for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=stage, unit="step"):
         _set_rate(optimiser, recipe, step)
@@ -66,7 +66,7 @@ def train(model: nn.Module, loss_at: Callable[[int], Tensor], recipe: Recipe, fo
             _log(folder / f"{stage}.csv", step + 1, sum(losses) / len(losses), time.monotonic() - started)
             losses.clear()
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _save(checkpoint, model, optimiser, average, step + 1, time.monotonic() - started)
+            _save(checkpoint, recipe, model, optimiser, average, step + 1, time.monotonic() - started)
     for parameter, mean in zip(model.parameters(), average, strict=True):
         parameter.data.copy_(mean)
     return model.eval()
@@ -90,16 +90,20 @@ def _average(average: list[Tensor], parameters: Iterable[Tensor], decay: float) 
         mean.lerp_(parameter, 1 - decay)
 
 
-def _save(path: Path, model: nn.Module, optimiser, average: list[Tensor], step: int, seconds: float) -> None:
+def _save(
+    path: Path, recipe: Recipe, model: nn.Module, optimiser, average: list[Tensor], step: int, seconds: float
+) -> None:
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-    torch.save(state | {"step": step, "seconds": seconds}, path.with_suffix(".tmp"))
+    torch.save(state | {"recipe": asdict(recipe), "step": step, "seconds": seconds}, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)  # a kill leaves the old checkpoint or the new one, never a torn one
 
 
-def _resume(path: Path, model: nn.Module, optimiser, average: list[Tensor]) -> tuple[int, float]:
+def _resume(path: Path, recipe: Recipe, model: nn.Module, optimiser, average: list[Tensor]) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        raise SystemExit(f"{path} was trained by another recipe: delete it, or train in another folder (--work).")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     for mean, saved in zip(average, state["average"], strict=True):

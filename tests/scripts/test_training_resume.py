@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,3 +88,9 @@ def test_the_random_numbers_of_a_step_depend_on_seed_and_step_alone():
     draws = {(seed, step): torch.rand(4, generator=step_generator(seed, step)) for seed in (0, 1) for step in (0, 1, 2)}
     assert torch.equal(draws[0, 1], torch.rand(4, generator=step_generator(0, 1)))
     assert len({tuple(draw.tolist()) for draw in draws.values()}) == len(draws)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(regression, recipe, tmp_path):
+    trained(regression, recipe, tmp_path, stop=29)
+    with pytest.raises(SystemExit, match="trained by another recipe"):
+        trained(regression, replace(recipe, learning_rate=1e-3), tmp_path)
