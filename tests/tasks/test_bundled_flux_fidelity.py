@@ -42,7 +42,7 @@ def test_all_of_it_takes_less_than_16_megabytes():
 
 
 def test_weights_are_safetensors_only():
-    assert {path.suffix for path in FILES} <= {".safetensors", ".json", ".csv", ".txt"}
+    assert {path.suffix for path in FILES} <= {".safetensors", ".json", ".csv", ".txt", ".md"}
     assert len([path for path in FILES if path.suffix == ".safetensors"]) == 4
 
 
