@@ -171,49 +171,65 @@ def pack(latents: Tensor) -> Tensor:
 # --- transformer and text encoders --------------------------------------------------------------------------------
 
 
+def new_transformer() -> FluxTransformer2DModel:
+    """FLUX's transformer class: 3 dual and 3 single blocks, 4 heads of 32; begins as the identity."""
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=3,
+        num_single_layers=3,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        pooled_projection_dim=64,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
+    _start_as_identity(transformer)
+    return transformer
+
+
+def new_t5() -> T5EncoderModel:
+    """A T5 encoder of two layers, 64 wide."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(t5_tokenizer(TEXT_LENGTH)),
+            d_model=64,
+            d_kv=16,
+            d_ff=128,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+        )
+    )
+
+
+def new_clip() -> CLIPTextModel:
+    """A CLIP text encoder of two layers, 64 wide."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(clip_tokenizer(CLIP_LENGTH)),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=CLIP_LENGTH,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
 class Generator(nn.Module):
     """What the second stage trains: transformer, T5 encoder, CLIP text encoder."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.transformer = FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=3,
-            num_single_layers=3,
-            attention_head_dim=32,
-            num_attention_heads=4,
-            joint_attention_dim=64,
-            pooled_projection_dim=64,
-            guidance_embeds=False,
-            axes_dims_rope=(8, 12, 12),
-        )
-        _start_as_identity(self.transformer)
-        self.t5 = T5EncoderModel(
-            T5Config(
-                vocab_size=len(t5_tokenizer(TEXT_LENGTH)),
-                d_model=64,
-                d_kv=16,
-                d_ff=128,
-                num_layers=2,
-                num_heads=4,
-                feed_forward_proj="gated-gelu",
-                dropout_rate=0.0,
-            )
-        )
-        self.clip = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(clip_tokenizer(CLIP_LENGTH)),
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=CLIP_LENGTH,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        )
+        self.transformer = new_transformer()
+        self.t5 = new_t5()
+        self.clip = new_clip()
         self.register_buffer("image_ids", FluxPipeline._prepare_latent_image_ids(1, 16, 16, "cpu", torch.float32))
         self.register_buffer("text_ids", torch.zeros(TEXT_LENGTH, 3))
 
