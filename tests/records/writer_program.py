@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 import resource
+import signal
 import sys
 import time
 
@@ -67,6 +68,7 @@ def fork_sleeper() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is started to ignore it
     try:
         main()
     except RecordError as error:
