@@ -84,7 +84,9 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"The class words in {path} cannot be read ({reason}): check data.words.") from error
+        raise DataError(
+            f"The class words in {path} cannot be read ({reason}): set data.words to a JSON file from WordNet id to word."
+        ) from error
 
 
 def _read_json(path: Path) -> dict:
