@@ -85,7 +85,7 @@ def _read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(
-            f"The class words in {path} cannot be read ({reason}): set data.words to a JSON file from WordNet id to word."
+            f"The words in {path} cannot be read ({reason}): check data.words, a JSON map from WordNet ids to words."
         ) from error
 
 
