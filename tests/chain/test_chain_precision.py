@@ -103,6 +103,6 @@ def test_the_input_is_left_as_it_was():
 
 
 def test_implicit_chains_store_no_second_matrix(heads):
-    storage = heads.matrix().data_ptr()
+    storage = heads._operator.matrix.data_ptr()
     implicit = heads.teleport(0.9).outgoing().lazy()
-    assert implicit._operator.base.base.base.dense().data_ptr() == storage
+    assert implicit._operator.base.base.base.matrix.data_ptr() == storage

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import mixing, spectrum, states, stationary, validation
-from attention_chains.chain.operators import DenseOperator, Lazy, Operator, Outgoing, Product, Teleported, normalised
+from attention_chains.chain.operators import DenseOperator, Lazy, Operator, Outgoing, Product, Teleported
 from attention_chains.chain.spectrum import Lambda2Info
 from attention_chains.chain.states import Start
 from attention_chains.chain.stationary import TokenRankInfo
@@ -26,7 +26,8 @@ class AttentionChain:
     ----------
     matrix : Tensor
         Attention after the softmax, (..., n, n), float16, bfloat16, float32 or float64: finite, not negative, rows
-        summing to one within 4e-3, 3e-2, 1e-4 or 1e-5. Rows are normalised again, in at least float32.
+        summing to one within 4e-3, 3e-2, 1e-4 or 1e-5. Rows count as divided by their sums. A float32 or float64
+        matrix is not copied: do not write to it while the chain is in use.
 
     Raises
     ------
@@ -54,7 +55,8 @@ class AttentionChain:
     """
 
     def __init__(self, matrix: Tensor):
-        self._operator: Operator = DenseOperator(validation.transition_matrix(matrix))
+        wide, sums = validation.transition_matrix(matrix)
+        self._operator: Operator = DenseOperator(wide, 1 / sums)
 
     @classmethod
     def from_scores(cls, logits: Tensor) -> AttentionChain:
@@ -76,7 +78,7 @@ class AttentionChain:
         tensor([[0.5000, 0.5000],
                 [0.0000, 1.0000]])
         """
-        return cls._over(DenseOperator(normalised(validation.scores(logits).softmax(-1))))
+        return cls._over(DenseOperator.normalising(validation.scores(logits).softmax(-1)))
 
     @classmethod
     def _over(cls, operator: Operator) -> AttentionChain:
@@ -111,7 +113,7 @@ class AttentionChain:
         return f"AttentionChain(n={self.n}, batch_shape={batch}, dtype={self.dtype}, device={self.device})"
 
     def matrix(self) -> Tensor:
-        """Return the dense transition matrix P, (..., n, n). It may be the chain's own storage: do not write to it."""
+        """Return the dense transition matrix P, (..., n, n), as a new tensor; rows sum to one."""
         return self._operator.dense()
 
     def teleport(self, alpha: float = 0.99, target: Tensor | None = None) -> AttentionChain:
@@ -154,7 +156,7 @@ class AttentionChain:
         >>> chain.outgoing().tokenrank()
         tensor([0.2038, 0.2244, 0.2244, 0.1758, 0.1716])
         """
-        return self._over(Outgoing(self._operator))
+        return self._over(Outgoing.of(self._operator))
 
     def lazy(self, stay: float = 0.5) -> AttentionChain:
         """Return ``stay I + (1 - stay) P``: the same stationary vector, each eigenvalue z moved to stay + (1 - stay) z.
@@ -201,7 +203,7 @@ class AttentionChain:
         keep = validation.kept_tokens(tokens, self._operator)
         kept = self.matrix().index_select(-2, keep).index_select(-1, keep)
         validation.rows_left(kept, keep)
-        return self._over(DenseOperator(normalised(kept)))
+        return self._over(DenseOperator.normalising(kept))
 
     def __matmul__(self, other: AttentionChain) -> AttentionChain:
         """Chain two chains: first a bounce of self, then one of other; batch dimensions broadcast.
@@ -222,8 +224,7 @@ class AttentionChain:
         if not isinstance(other, AttentionChain):
             return NotImplemented
         validation.followers(self._operator, other._operator)
-        dtype = torch.promote_types(self.dtype, other.dtype)
-        return self._over(Product(self._operator.to(dtype), other._operator.to(dtype)))
+        return self._over(Product(self._operator, other._operator))
 
     def mix(self, weights: Literal["uniform", "lambda2"] | Tensor = "uniform", dim: int = -1) -> AttentionChain:
         """Return the weighted mean of the chains along one batch dimension, such as the heads (paper, section 4.4).

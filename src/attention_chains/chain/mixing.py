@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import validation
-from attention_chains.chain.operators import DenseOperator, Operator, Teleported, matmul
+from attention_chains.chain.operators import Averaged, DenseOperator, Operator, Teleported
 from attention_chains.chain.spectrum import ABSOLUTE_FLOOR, lambda2
 
 
@@ -34,6 +34,19 @@ def _weighted(operator: Operator, weights: Tensor, dim: int) -> Operator:
         targets = operator.target.expand(*operator.batch_shape, operator.n)
         target = (weights.unsqueeze(-1) * targets).sum(dim)
         return Teleported(_weighted(operator.base, weights, dim), operator.alpha, target)
-    heads = operator.dense().movedim(dim, -3).flatten(-2)  # (..., heads, n * n)
-    mean = matmul(weights.movedim(dim, -1).unsqueeze(-2), heads)  # (..., 1, n * n)
-    return DenseOperator(mean.squeeze(-2).unflatten(-1, (operator.n, operator.n)))
+    if operator.matrix_free:
+        return Averaged(operator, weights, dim)
+    return DenseOperator.normalising(_sum_of(operator, weights, dim))
+
+
+def _sum_of(operator: Operator, weights: Tensor, dim: int) -> Tensor:
+    """Add weight times matrix in place, chain after chain: only the sum is held, (*rest of batch_shape, n, n)."""
+    rest = weights.shape[:dim] + weights.shape[dim + 1 :]
+    total = torch.zeros(*rest, operator.n, operator.n, dtype=operator.dtype, device=operator.device)
+    for index in range(weights.shape[dim]):
+        weight, chain = weights.select(dim, index).unsqueeze(-1), operator.select(dim, index)
+        if isinstance(chain, DenseOperator):
+            total.addcmul_(chain.matrix, (weight * chain.scale).to(total.dtype).unsqueeze(-1))
+        else:
+            total.addcmul_(chain.dense(), weight.unsqueeze(-1))
+    return total

@@ -2,15 +2,21 @@
 
 A chain asks nothing of its matrix but the members of `Operator`. Only `DenseOperator` stores n x n numbers; the others
 wrap an operator and stay implicit, so a matrix-free operator has teleport, outgoing, lazy and product at once.
+
+The state says how precisely a bounce is computed: one in float64 is bounced in float64 through a float32 matrix too,
+a few rows at a time, so that certified results need no second matrix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+CHUNK = {"cpu": 2**20, "cuda": 2**24}  # entries of a matrix that are converted to float64 at a time
 
 
 class Operator(Protocol):
@@ -36,22 +42,56 @@ class Operator(Protocol):
     def contraction(self) -> float:
         """A proven factor, at most 1, by which one bounce shrinks the L1 distance of any two distributions."""
 
+    @property
+    def matrix_free(self) -> bool:
+        """Whether `dense` would have to compute the n x n numbers anew: then nothing calls it but the user."""
+
     def apply(self, state: Tensor) -> Tensor:
-        """Return v A. Leading dimensions beyond `batch_shape` are further states: (..., *batch_shape, n)."""
+        """Return v A, in the wider of the state's type and the operator's.
+
+        Leading dimensions beyond `batch_shape` are further states: (..., *batch_shape, n).
+        """
 
     def apply_transposed(self, state: Tensor) -> Tensor:
-        """Return v A^T, shaped as in `apply`."""
+        """Return v A^T, shaped and typed as in `apply`."""
 
-    def dense(self) -> Tensor:
-        """Return A itself, (*batch_shape, n, n)."""
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return A itself, (*batch_shape, n, n), in the operator's own type or a wider one."""
 
-    def to(self, dtype: torch.dtype) -> Operator:
-        """Return the same chain in another floating type, its rows summing to one in that type."""
+    def select(self, dim: int, index: int) -> Operator:
+        """Return the chains at `index` of batch dimension `dim` (counted from the front), without copying a matrix."""
 
 
 def normalised(values: Tensor) -> Tensor:
     """Scale the last dimension to sum one."""
     return values / values.sum(-1, keepdim=True)
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def single(operator: Operator, index: int) -> Operator:
+    """Return one chain of the batch, by its index in the flattened batch."""
+    for size in operator.batch_shape[::-1]:
+        index, at = divmod(index, size)
+        operator = operator.select(len(operator.batch_shape) - 1, at)
+    return operator
+
+
+def row_sums(matrix: Tensor) -> Tensor:
+    """Sum the rows of (..., n, n) in float64, where the device has it, a few of them at a time: (..., n)."""
+    dtype = widest_dtype(matrix.device)
+    return torch.cat([matrix[..., rows, :].to(dtype).sum(-1) for rows in row_chunks(matrix)], -1)
+
+
+def row_chunks(matrix: Tensor) -> Iterator[slice]:
+    """Cut the rows of (..., n, n) so that no piece of the whole batch has many more than CHUNK entries."""
+    n = matrix.shape[-1]
+    per_row = max(1, matrix[..., 0, :].numel())
+    step = max(1, CHUNK.get(matrix.device.type, CHUNK["cpu"]) // per_row)
+    return (slice(first, min(first + step, n)) for first in range(0, n, step))
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -61,7 +101,7 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
 
 
 def rows_times(state: Tensor, matrix: Tensor) -> Tensor:
-    """Return v A for states (..., *batch, n) and matrices (*batch, n, n), never repeating a matrix per state."""
+    """Return v A for states (..., *batch, n) and matrices (*batch, n, m), never repeating a matrix per state."""
     extra = state.ndim + 1 - matrix.ndim
     if extra <= 0:
         return matmul(state.unsqueeze(-2), matrix).squeeze(-2)
@@ -71,10 +111,20 @@ def rows_times(state: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class DenseOperator:
-    """A stored matrix (*batch_shape, n, n) whose rows sum to one."""
+    """diag(scale) matrix: a stored (*batch_shape, n, n), float32 or float64, and what makes its rows sum to one.
+
+    The scale, (*batch_shape, n), is one over the row sums in float64: normalising copies nothing.
+    """
 
     matrix: Tensor
+    scale: Tensor
     contraction = 1.0
+    matrix_free = False
+
+    @classmethod
+    def normalising(cls, matrix: Tensor) -> DenseOperator:
+        """Take a non-negative matrix whose rows sum to anything above zero."""
+        return cls(matrix, 1 / row_sums(matrix))
 
     @property
     def n(self) -> int:
@@ -98,19 +148,40 @@ class DenseOperator:
 
     def apply(self, state: Tensor) -> Tensor:
         """Return v A."""
-        return rows_times(state, self.matrix)
+        state = self._widened(state)
+        scaled = state * self.scale.to(state.dtype)
+        if state.dtype == self.dtype:
+            return rows_times(scaled, self.matrix)
+        parts = (rows_times(scaled[..., rows], self._rows(rows, state.dtype)) for rows in row_chunks(self.matrix))
+        total = next(parts)
+        for part in parts:
+            total = total + part
+        return total
 
     def apply_transposed(self, state: Tensor) -> Tensor:
         """Return v A^T."""
-        return rows_times(state, self.matrix.mT)
+        state = self._widened(state)
+        if state.dtype == self.dtype:
+            product = rows_times(state, self.matrix.mT)
+        else:
+            rows = row_chunks(self.matrix)
+            product = torch.cat([rows_times(state, self._rows(part, state.dtype).mT) for part in rows], -1)
+        return product * self.scale.to(state.dtype)
 
-    def dense(self) -> Tensor:
-        """Return the stored matrix, not a copy."""
-        return self.matrix
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a new matrix, its rows normalised in `dtype`."""
+        dtype = dtype or self.dtype
+        return self.matrix.to(dtype) * self.scale.to(dtype).unsqueeze(-1)
 
-    def to(self, dtype: torch.dtype) -> DenseOperator:
-        """Convert; rows are normalised again, float32 rows are off by 1e-7 in float64."""
-        return self if dtype == self.dtype else DenseOperator(normalised(self.matrix.to(dtype)))
+    def select(self, dim: int, index: int) -> DenseOperator:
+        """Return a view."""
+        return DenseOperator(self.matrix.select(dim, index), self.scale.select(dim, index))
+
+    def _widened(self, state: Tensor) -> Tensor:
+        return state.to(torch.promote_types(state.dtype, self.dtype))
+
+    def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        return self.matrix[..., rows, :].to(dtype)
 
 
 @dataclass(eq=False)
@@ -139,6 +210,11 @@ class _Wrapped:
         """Device of the base."""
         return self.base.device
 
+    @property
+    def matrix_free(self) -> bool:
+        """As the base."""
+        return self.base.matrix_free
+
 
 @dataclass(eq=False)
 class Teleported(_Wrapped):
@@ -154,20 +230,28 @@ class Teleported(_Wrapped):
 
     def apply(self, state: Tensor) -> Tensor:
         """Return alpha v A + (1 - alpha) sum(v) p."""
-        return self.alpha * self.base.apply(state) + (1 - self.alpha) * state.sum(-1, keepdim=True) * self.target
+        bounced = self.base.apply(state)
+        return self.alpha * bounced + (1 - self.alpha) * state.sum(-1, keepdim=True) * self._target(bounced.dtype)
 
     def apply_transposed(self, state: Tensor) -> Tensor:
         """Return alpha v A^T + (1 - alpha) (v . p) 1."""
-        landed = (state * self.target).sum(-1, keepdim=True)
-        return self.alpha * self.base.apply_transposed(state) + (1 - self.alpha) * landed
+        bounced = self.base.apply_transposed(state)
+        landed = (state * self._target(bounced.dtype)).sum(-1, keepdim=True)
+        return self.alpha * bounced + (1 - self.alpha) * landed
 
-    def dense(self) -> Tensor:
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the full matrix."""
-        return self.alpha * self.base.dense() + (1 - self.alpha) * self.target.unsqueeze(-2)
+        bare = self.base.dense(dtype)
+        return self.alpha * bare + (1 - self.alpha) * self._target(bare.dtype).unsqueeze(-2)
 
-    def to(self, dtype: torch.dtype) -> Teleported:
-        """Convert base and target."""
-        return Teleported(self.base.to(dtype), self.alpha, normalised(self.target.to(dtype)))
+    def select(self, dim: int, index: int) -> Teleported:
+        """Select from base and target."""
+        target = self.target.expand(*self.batch_shape, self.n).select(dim, index)
+        return Teleported(self.base.select(dim, index), self.alpha, target)
+
+    def _target(self, dtype: torch.dtype) -> Tensor:
+        """Return the target, its sum one in `dtype` too: float32 ones are off by 1e-7 in float64."""
+        return self.target if dtype == self.target.dtype else normalised(self.target.to(dtype))
 
 
 @dataclass(eq=False)
@@ -178,31 +262,40 @@ class Outgoing(_Wrapped):
     alpha -> 1 before the columns are normalised.
     """
 
+    scale: Tensor  # (*batch_shape, n) float64: one over the column sums, 0 for an empty column
+    stray: Tensor  # (*batch_shape, n) float64: 1 / n for an empty column, else 0
     contraction = 1.0
 
-    def __post_init__(self) -> None:
-        """Take the column sums, with one bounce of all ones."""
-        sums = self.base.apply(torch.ones(self.n, dtype=self.dtype, device=self.device))  # (*batch, n)
-        empty = sums <= self.n * torch.finfo(self.dtype).tiny  # 1 / sums would overflow
-        self.scale = ~empty / sums.masked_fill(empty, 1)
-        self.stray = empty / self.n
+    @classmethod
+    def of(cls, base: Operator) -> Outgoing:
+        """Take the column sums, with one bounce of all ones in float64."""
+        ones = torch.ones(base.n, dtype=widest_dtype(base.device), device=base.device)
+        sums = base.apply(ones)  # (*batch, n)
+        empty = sums <= base.n * torch.finfo(base.dtype).tiny  # 1 / sums would overflow
+        return cls(base, ~empty / sums.masked_fill(empty, 1), empty.to(sums.dtype) / base.n)
 
     def apply(self, state: Tensor) -> Tensor:
         """Return (v / sums) A^T, the mass on empty columns spread evenly."""
-        spread = (state * self.stray).sum(-1, keepdim=True)
-        return self.base.apply_transposed(state * self.scale) + spread
+        scale, stray = self._columns(state)
+        return self.base.apply_transposed(state * scale) + (state * stray).sum(-1, keepdim=True)
 
     def apply_transposed(self, state: Tensor) -> Tensor:
         """Return (v A) / sums, the mean of v where the column is empty."""
-        return self.base.apply(state) * self.scale + self.stray * state.sum(-1, keepdim=True)
+        scale, stray = self._columns(state)
+        return self.base.apply(state) * scale + stray * state.sum(-1, keepdim=True)
 
-    def dense(self) -> Tensor:
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the full matrix."""
-        return self.base.dense().mT * self.scale.unsqueeze(-1) + self.stray.unsqueeze(-1)
+        bare = self.base.dense(dtype)
+        return bare.mT * self.scale.to(bare.dtype).unsqueeze(-1) + self.stray.to(bare.dtype).unsqueeze(-1)
 
-    def to(self, dtype: torch.dtype) -> Outgoing:
-        """Convert the base; the columns are normalised in the new type."""
-        return Outgoing(self.base.to(dtype))
+    def select(self, dim: int, index: int) -> Outgoing:
+        """Select from the base and the column sums."""
+        return Outgoing(self.base.select(dim, index), self.scale.select(dim, index), self.stray.select(dim, index))
+
+    def _columns(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(state.dtype, self.dtype)
+        return self.scale.to(dtype), self.stray.to(dtype)
 
 
 @dataclass(eq=False)
@@ -224,14 +317,65 @@ class Lazy(_Wrapped):
         """Return stay v + (1 - stay) v A^T."""
         return self.stay * state + (1 - self.stay) * self.base.apply_transposed(state)
 
-    def dense(self) -> Tensor:
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the full matrix."""
-        identity = torch.eye(self.n, dtype=self.dtype, device=self.device)
-        return self.stay * identity + (1 - self.stay) * self.base.dense()
+        bare = self.base.dense(dtype)
+        return self.stay * torch.eye(self.n, dtype=bare.dtype, device=self.device) + (1 - self.stay) * bare
 
-    def to(self, dtype: torch.dtype) -> Lazy:
-        """Convert the base."""
-        return Lazy(self.base.to(dtype), self.stay)
+    def select(self, dim: int, index: int) -> Lazy:
+        """Select from the base."""
+        return Lazy(self.base.select(dim, index), self.stay)
+
+
+@dataclass(eq=False)
+class Averaged(_Wrapped):
+    """The weighted mean of a matrix-free operator's chains along one batch dimension; a bounce takes every one."""
+
+    weights: Tensor  # as the base's batch_shape, summing to one along dim
+    dim: int
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The base's, without the averaged dimension."""
+        shape = self.base.batch_shape
+        return shape[: self.dim] + shape[self.dim + 1 :]
+
+    @property
+    def contraction(self) -> float:
+        """A mean shrinks as its members do."""
+        return self.base.contraction
+
+    def apply(self, state: Tensor) -> Tensor:
+        """Return the weighted mean of v A over the chains."""
+        return self._mean(self.base.apply(self._to_each(state)))
+
+    def apply_transposed(self, state: Tensor) -> Tensor:
+        """Return the weighted mean of v A^T over the chains."""
+        return self._mean(self.base.apply_transposed(self._to_each(state)))
+
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the full matrix."""
+        bare = self.base.dense(dtype)
+        return (bare * self.weights.to(bare.dtype)[..., None, None]).sum(self.dim)
+
+    def select(self, dim: int, index: int) -> Averaged:
+        """Select from another dimension than the averaged one."""
+        inside = dim if dim < self.dim else dim + 1
+        weights = self.weights.select(inside, index)
+        return Averaged(self.base.select(inside, index), weights, self.dim - (dim < self.dim))
+
+    @property
+    def _behind(self) -> int:
+        """Place of the averaged dimension in (..., *base.batch_shape, n), counted from the end."""
+        return len(self.base.batch_shape) - self.dim + 1
+
+    def _to_each(self, state: Tensor) -> Tensor:
+        """Give each averaged chain the same state."""
+        padding = (1,) * (self._behind - 1 - state.ndim)
+        return state.reshape(padding + state.shape).unsqueeze(-self._behind)
+
+    def _mean(self, bounced: Tensor) -> Tensor:
+        return (bounced * self.weights.to(bounced.dtype).unsqueeze(-1)).sum(-self._behind)
 
 
 @dataclass(eq=False)
@@ -253,8 +397,8 @@ class Product:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the factors."""
-        return self.first.dtype
+        """The wider of the factors' types."""
+        return torch.promote_types(self.first.dtype, self.then.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -266,6 +410,11 @@ class Product:
         """Both bounces shrink."""
         return self.first.contraction * self.then.contraction
 
+    @property
+    def matrix_free(self) -> bool:
+        """Whether one of the factors is."""
+        return self.first.matrix_free or self.then.matrix_free
+
     def apply(self, state: Tensor) -> Tensor:
         """Return (v A) B."""
         return self.then.apply(self.first.apply(state))
@@ -274,10 +423,18 @@ class Product:
         """Return (v B^T) A^T."""
         return self.first.apply_transposed(self.then.apply_transposed(state))
 
-    def dense(self) -> Tensor:
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the full matrix."""
-        return matmul(self.first.dense(), self.then.dense())
+        dtype = dtype or self.dtype
+        return matmul(self.first.dense(dtype), self.then.dense(dtype))
 
-    def to(self, dtype: torch.dtype) -> Product:
-        """Convert both factors."""
-        return Product(self.first.to(dtype), self.then.to(dtype))
+    def select(self, dim: int, index: int) -> Product:
+        """Select from each factor that has the dimension."""
+        behind = dim - len(self.batch_shape)  # counted from the tokens, as broadcasting aligns them
+        return Product(_select_broadcast(self.first, behind, index), _select_broadcast(self.then, behind, index))
+
+
+def _select_broadcast(operator: Operator, behind: int, index: int) -> Operator:
+    """Select from a dimension counted from the end, which the operator may lack or have with size one."""
+    dim = len(operator.batch_shape) + behind
+    return operator if dim < 0 else operator.select(dim, index if operator.batch_shape[dim] > 1 else 0)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention_chains.chain.operators import DenseOperator, Operator, Teleported
-from attention_chains.chain.stationary import widest_dtype
+from attention_chains.chain.operators import Operator, Teleported, single, widest_dtype
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
 
@@ -32,36 +31,39 @@ class Lambda2Info:
 
 def lambda2(operator: Operator) -> Tensor:
     """Return the second largest eigenvalue modulus, (*batch_shape,), float64."""
-    alpha, matrix = _without_teleport(operator)
-    return alpha * _second_modulus(matrix)
+    alpha, bare = _without_teleport(operator)
+    return alpha * _second_modulus(bare)
 
 
 def lambda2_with_info(operator: Operator, tol: float) -> tuple[Tensor, Lambda2Info]:
     """Return lambda2 and how far it can be trusted."""
-    alpha, matrix = _without_teleport(operator)
-    value, other = alpha * _second_modulus(matrix), alpha * _second_modulus(matrix.mT)
+    alpha, bare = _without_teleport(operator)
+    value, other = alpha * _second_modulus(bare), alpha * _second_modulus(bare, transposed=True)
     error = (value - other).abs()
     return value, Lambda2Info(error, error <= (tol * value).clamp(min=ABSOLUTE_FLOOR))
 
 
-def _without_teleport(operator: Operator) -> tuple[float, Tensor]:
-    """Teleport scales every eigenvalue but the first by alpha, exactly: return that factor and the bare matrix."""
+def _without_teleport(operator: Operator) -> tuple[float, Operator]:
+    """Teleport scales every eigenvalue but the first by alpha, exactly: return that factor and the bare operator."""
     alpha = 1.0
     while isinstance(operator, Teleported):
         alpha, operator = alpha * operator.alpha, operator.base
-    exact = operator if isinstance(operator, DenseOperator) else operator.to(widest_dtype(operator.device))
-    return alpha, exact.dense()
+    return alpha, operator
 
 
-def _second_modulus(matrix: Tensor) -> Tensor:
-    """Second largest modulus of each matrix (..., n, n): (...,) float64, where the device has it.
+def _second_modulus(operator: Operator, transposed: bool = False) -> Tensor:
+    """Second largest modulus of each chain, (*batch_shape,) float64, where the device has it.
 
     One matrix at a time: the solver takes them so anyway, and no second batch of them is held in float64.
     """
-    if matrix.shape[-1] == 1 or matrix.shape[:-2].numel() == 0:
-        return matrix.new_zeros(matrix.shape[:-2], dtype=widest_dtype(matrix.device))
-    moduli = [_second_of(one) for one in matrix.flatten(0, -3)] if matrix.ndim > 2 else [_second_of(matrix)]
-    return torch.stack(moduli).view(matrix.shape[:-2]).to(matrix.device, widest_dtype(matrix.device))
+    dtype, count = widest_dtype(operator.device), operator.batch_shape.numel()
+    if operator.n == 1 or count == 0:
+        return torch.zeros(operator.batch_shape, dtype=dtype, device=operator.device)
+    moduli = []
+    for index in range(count):
+        matrix = single(operator, index).dense(dtype)
+        moduli.append(_second_of(matrix.mT if transposed else matrix))
+    return torch.stack(moduli).view(operator.batch_shape).to(operator.device, dtype)
 
 
 def _second_of(matrix: Tensor) -> Tensor:

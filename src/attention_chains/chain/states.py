@@ -15,10 +15,10 @@ from attention_chains.chain.operators import Operator
 Start = SupportsIndex | str | Tensor
 
 
-def uniform(operator: Operator) -> Tensor:
-    """Return the uniform distribution, (*batch_shape, n)."""
+def uniform(operator: Operator, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the uniform distribution, (*batch_shape, n), in the operator's own type or another."""
     shape = (*operator.batch_shape, operator.n)
-    return torch.full(shape, 1 / operator.n, dtype=operator.dtype, device=operator.device)
+    return torch.full(shape, 1 / operator.n, dtype=dtype or operator.dtype, device=operator.device)
 
 
 def initial(start: Start, operator: Operator) -> Tensor:

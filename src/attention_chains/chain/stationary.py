@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention_chains.chain.operators import Lazy, Operator, matmul, normalised
+from attention_chains.chain.operators import Lazy, Operator, matmul, normalised, widest_dtype
 from attention_chains.chain.states import uniform
 
 MAX_POWER_STEPS = 20_000  # enough for alpha = .999; a slower chain is doubled instead
@@ -40,12 +40,11 @@ class TokenRankInfo:
 
 def tokenrank(operator: Operator, tol: float) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vector (*batch_shape, n), found in float64, and how it was found."""
-    precise = operator.to(widest_dtype(operator.device))
-    solve = power_steps if _steps_needed(precise.contraction, tol) <= MAX_POWER_STEPS else doubling
+    solve = power_steps if _steps_needed(operator.contraction, tol) <= MAX_POWER_STEPS else doubling
     rounding = torch.finfo(operator.dtype).eps / 2  # of the result, to the chain's own type, in L1
-    rank, iterations, bound, settled = solve(precise, tol - rounding if tol > rounding else tol)
+    rank, iterations, bound, settled = solve(operator, tol - rounding if tol > rounding else tol)
     bound = bound + rounding
-    residual = _l1(precise.apply(rank) - rank)
+    residual = _l1(operator.apply(rank) - rank)
     rank = normalised(rank).to(operator.dtype)
     return rank, TokenRankInfo(iterations, residual, bound.clamp(max=2), settled | (bound <= tol))
 
@@ -58,9 +57,9 @@ def power_steps(operator: Operator, tol: float) -> tuple[Tensor, Tensor, Tensor,
     state, iterations, bound, settled : Tensor
         As in `TokenRankInfo`; power steps are only ever settled by their bound, so `settled` is False.
     """
-    state = uniform(operator)
+    state = uniform(operator, widest_dtype(operator.device))
     iterations = torch.zeros(operator.batch_shape, dtype=torch.long, device=operator.device)
-    rounding = operator.n * torch.finfo(operator.dtype).eps  # of one bounce, in L1
+    rounding = operator.n * torch.finfo(widest_dtype(operator.device)).eps  # of one bounce, in L1
     for _ in range(_steps_needed(operator.contraction, tol) + 1):
         bounced = operator.apply(state)
         bound = (_l1(bounced - state) + rounding) / (1 - operator.contraction)
@@ -84,9 +83,9 @@ def doubling(operator: Operator, tol: float) -> tuple[Tensor, Tensor, Tensor, Te
     state, iterations, bound, settled : Tensor
         As in `TokenRankInfo`.
     """
-    power = Lazy(operator, 0.5).dense()
+    power = Lazy(operator, 0.5).dense(widest_dtype(operator.device))
     iterations = torch.zeros(operator.batch_shape, dtype=torch.long, device=operator.device)
-    rounding = operator.n * torch.finfo(operator.dtype).eps  # of one squaring, in L1
+    rounding = operator.n * torch.finfo(widest_dtype(operator.device)).eps  # of one squaring, in L1
     for doublings in range(MAX_DOUBLINGS):
         squared = normalised(matmul(power, power))
         settled = ((squared - power).abs() <= SETTLED * squared).all(-1).all(-1)
@@ -97,11 +96,6 @@ def doubling(operator: Operator, tol: float) -> tuple[Tensor, Tensor, Tensor, Te
             break
         iterations = iterations + unmet
     return power.mean(-2), iterations, bound, settled
-
-
-def widest_dtype(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on MPS, which has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _steps_needed(contraction: float, tol: float) -> float:

@@ -12,21 +12,25 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.operators import Operator, normalised
+from attention_chains.chain.operators import Operator, normalised, row_sums
 
 # How far a sum may be from one: a few roundings of the narrow types, what float32 work leaves in the wide ones.
 SUM_TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-4, torch.float64: 1e-5}
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def transition_matrix(matrix: Tensor) -> Tensor:
-    """Check a row-stochastic (..., n, n) of any float type; return it in float32 or float64, rows normalised there."""
+def transition_matrix(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Check a row-stochastic (..., n, n) of any float type; return it in float32 or float64, and its rows' sums."""
     _square(matrix, "attention")
     wide = _wide(matrix)
-    _no_entry(~wide.isfinite(), wide, "attention", "look for overflow, or for a query with every key masked")
-    _no_entry(wide < 0, wide, "attention", "pass attention after the softmax, or scores to AttentionChain.from_scores")
-    _rows_sum_to_one(wide.sum(-1), SUM_TOLERANCE[matrix.dtype])
-    return normalised(wide)
+    sums = row_sums(wide)
+    if not (wide.detach().amin(-1) >= 0).all() or not sums.isfinite().all():  # two passes, and no n x n of flags
+        _no_entry(~wide.isfinite(), wide, "attention", "look for overflow, or for a query with every key masked")
+        _no_entry(
+            wide < 0, wide, "attention", "pass attention after the softmax, or scores to AttentionChain.from_scores"
+        )
+    _rows_sum_to_one(sums, SUM_TOLERANCE[matrix.dtype])
+    return wide, sums
 
 
 def scores(logits: Tensor) -> Tensor:
