@@ -7,13 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attention_chains import errors
-    from attention_chains.capture import MeanAttention, capture, mask_tokens
-    from attention_chains.chain import AttentionChain
+    from attention_chains.capture import HeadMean, MeanAttention, capture, mask_tokens
+    from attention_chains.chain import AttentionChain, RunningMix
 
 __version__ = "0.1.0"
-__all__ = ["AttentionChain", "MeanAttention", "__version__", "capture", "errors", "mask_tokens"]
+__all__ = [
+    "AttentionChain",
+    "HeadMean",
+    "MeanAttention",
+    "RunningMix",
+    "__version__",
+    "capture",
+    "errors",
+    "mask_tokens",
+]
 
-_ROOMS = {"AttentionChain": "chain", "capture": "capture", "mask_tokens": "capture", "MeanAttention": "capture"}
+_ROOMS = {
+    "AttentionChain": "chain",
+    "RunningMix": "chain",
+    "capture": "capture",
+    "mask_tokens": "capture",
+    "HeadMean": "capture",
+    "MeanAttention": "capture",
+}
 
 
 def __getattr__(name: str) -> Any:

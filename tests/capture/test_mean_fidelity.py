@@ -76,6 +76,17 @@ def test_the_chain_is_that_of_the_mean():
     torch.testing.assert_close(mean.chain().matrix(), mean.matrix())
 
 
+def test_the_chain_shares_the_mean_until_another_call_comes():
+    mean = MeanAttention()
+    mean(call())
+    storage, chain = mean.matrix().data_ptr(), mean.chain()
+    before = chain.matrix()
+    assert chain._operator.matrix.data_ptr() == storage
+    mean(call())
+    assert mean.matrix().data_ptr() != storage
+    torch.testing.assert_close(chain.matrix(), before, rtol=0, atol=0)
+
+
 def test_an_empty_mean_says_so():
     with pytest.raises(CaptureError, match="The mean attention is empty; run the model"):
         MeanAttention().chain()

@@ -10,10 +10,11 @@ from attention_chains.capture.call import Call
 from attention_chains.capture.context import capture
 from attention_chains.capture.edits import mask_tokens
 from attention_chains.capture.errors import CaptureError
+from attention_chains.capture.head_mean import HeadMean
 from attention_chains.capture.mean import MeanAttention
 from attention_chains.capture.tape import Tape
 
-__all__ = ["Call", "CaptureError", "MeanAttention", "Tape", "capture", "mask_tokens"]
+__all__ = ["Call", "CaptureError", "HeadMean", "MeanAttention", "Tape", "capture", "mask_tokens"]
 
 
 class _CallablePackage(ModuleType):

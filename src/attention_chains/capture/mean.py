@@ -14,7 +14,8 @@ class MeanAttention:
     """Running mean over calls of the softmax attention, in one fp32 accumulator.
 
     Give it to `capture` as `reduce`. It is filled head by head in place: never is more held than the mean (B, H, n, n)
-    and one head (B, n, n), however many layers and passes run.
+    and one head (B, n, n), however many layers and passes run. Its chain takes the mean over as it is; only a call that
+    comes after that starts from a copy.
 
     Attributes
     ----------
@@ -26,6 +27,7 @@ class MeanAttention:
         self.count = 0
         self._mean: Tensor | None = None
         self._head: Tensor | None = None
+        self._lent = False  # whether a chain reads the mean
 
     @torch.no_grad()
     def __call__(self, call: Call) -> None:
@@ -44,6 +46,8 @@ class MeanAttention:
                 f"Layer '{call.layer}' has attention of shape {tuple(shape)}, but the mean so far has "
                 f"{tuple(self._mean.shape)}; use one MeanAttention for each shape."
             )
+        if self._lent:
+            self._mean, self._lent = self._mean.clone(), False
         self.count += 1
         for head in range(call.heads):
             self._mean.select(-3, head).lerp_(call.matrix(head, out=self._head), 1 / self.count)
@@ -66,7 +70,7 @@ class MeanAttention:
         return self._mean
 
     def chain(self) -> AttentionChain:
-        """Read the mean as Markov chains, one for each head.
+        """Read the mean as Markov chains, one for each head, without copying it.
 
         Returns
         -------
@@ -80,7 +84,9 @@ class MeanAttention:
         ChainError
             The mean is no transition matrix.
         """
-        return AttentionChain(self.matrix())
+        chain = AttentionChain(self.matrix())
+        self._lent = True
+        return chain
 
     @torch.inference_mode(False)
     def _allocate(self, shape: torch.Size, q: Tensor) -> None:

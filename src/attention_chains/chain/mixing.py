@@ -19,12 +19,11 @@ def mix(operator: Operator, weights: str | Tensor, dim: int) -> Operator:
 
 def _resolve(weights: str | Tensor, dim: int, operator: Operator) -> Tensor:
     """Return weights of the operator's batch shape, not normalised."""
-    ones = torch.ones(operator.batch_shape, dtype=operator.dtype, device=operator.device)
     if isinstance(weights, str) and weights == "uniform":
-        return ones
+        return ones(operator)
     if isinstance(weights, str) and weights == "lambda2":
-        values = lambda2(operator).to(operator.dtype)
-        return torch.where(values.amax(dim, keepdim=True) > ABSOLUTE_FLOOR, values, ones)
+        values = lambda2_weights(operator)
+        return torch.where(values.amax(dim, keepdim=True) > 0, values, ones(operator))
     return validation.head_weights(weights, dim, operator)
 
 
@@ -36,17 +35,34 @@ def _weighted(operator: Operator, weights: Tensor, dim: int) -> Operator:
         return Teleported(_weighted(operator.base, weights, dim), operator.alpha, target)
     if operator.matrix_free:
         return Averaged(operator, weights, dim)
-    return DenseOperator.normalising(_sum_of(operator, weights, dim))
+    total = empty_sum(operator, dim)
+    add_to(total, operator, weights, dim)
+    return DenseOperator.normalising(total)
 
 
-def _sum_of(operator: Operator, weights: Tensor, dim: int) -> Tensor:
-    """Add weight times matrix in place, chain after chain: only the sum is held, (*rest of batch_shape, n, n)."""
-    rest = weights.shape[:dim] + weights.shape[dim + 1 :]
-    total = torch.zeros(*rest, operator.n, operator.n, dtype=operator.dtype, device=operator.device)
+def lambda2_weights(operator: Operator) -> Tensor:
+    """Return lambda2 of each chain, of the batch shape, nothing but round-off being zero."""
+    values = lambda2(operator).to(operator.dtype)
+    return values.masked_fill(values <= ABSOLUTE_FLOOR, 0)
+
+
+def ones(operator: Operator) -> Tensor:
+    """Return equal weights, of the batch shape."""
+    return torch.ones(operator.batch_shape, dtype=operator.dtype, device=operator.device)
+
+
+def empty_sum(operator: Operator, dim: int) -> Tensor:
+    """Return zeros for a sum along batch dimension `dim`, (*rest of batch_shape, n, n)."""
+    shape = operator.batch_shape
+    rest = (*shape[:dim], *shape[dim + 1 :], operator.n, operator.n)
+    return torch.zeros(rest, dtype=operator.dtype, device=operator.device)
+
+
+def add_to(total: Tensor, operator: Operator, weights: Tensor, dim: int) -> None:
+    """Add weight times matrix in place, chain after chain: nothing but the sum is held."""
     for index in range(weights.shape[dim]):
         weight, chain = weights.select(dim, index).unsqueeze(-1), operator.select(dim, index)
         if isinstance(chain, DenseOperator):
             total.addcmul_(chain.matrix, (weight * chain.scale).to(total.dtype).unsqueeze(-1))
         else:
             total.addcmul_(chain.dense(), weight.unsqueeze(-1))
-    return total

@@ -169,6 +169,30 @@ def head_weights(weights: Tensor, dim: int, operator: Operator) -> Tensor:
     return weights
 
 
+def named_weights(weights: str) -> str:
+    """Check weights that are found chain by chain."""
+    if weights not in ("uniform", "lambda2"):
+        raise ChainError(f'weights must be "uniform" or "lambda2", got {weights!r}')
+    return weights
+
+
+def same_sum(total: Tensor, weights: Tensor, operator: Operator) -> None:
+    """Check that chains fit the sum that they are added to."""
+    shape = (*weights.shape, operator.n, operator.n)
+    if total.shape != shape:
+        raise ChainError(
+            f"cannot add chains of shape {shape} to a mean of {tuple(total.shape)}: use one mean for each shape"
+        )
+
+
+def weighed(total: Tensor | None) -> None:
+    """Check that a running mean has anything to divide by."""
+    if total is None:
+        raise ChainError("the mean is empty: add a chain first")
+    if not (total > 0).all():
+        raise ChainError('every chain added has lambda2 = 0, so no weight is above zero: use weights="uniform"')
+
+
 def followers(first: Operator, then: Operator) -> None:
     """Check that one operator's states can go on in the other."""
     if first.n != then.n:
