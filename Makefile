@@ -31,9 +31,10 @@ demo: $(STAMP) ## Measure every method of Table 7 on the miniature and show the 
 test: $(STAMP) ## Run the tests (the slow ones: make test ARGS="-m slow")
 	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-lint: $(STAMP) ## Check code style, formatting and docstrings
+lint: $(STAMP) ## Check code style, formatting, docstrings and, in the chain core, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 tables: $(TABLES) ## Regenerate every table (SCALE=paper for the paper's checkpoints)
 

@@ -48,6 +48,8 @@ class FluxRecipe:
     autoencoder: Recipe = Recipe(steps=500, learning_rate=2e-3, ema=0.99)
     flow: Recipe = Recipe(steps=3000, learning_rate=2e-3)
     weighted_steps: int = 1500  # weighting by the clean image biases the velocity (it fills shapes in), so it must end
+    polish: Recipe = Recipe(steps=3000, learning_rate=1.5e-3, muon=True)
+    unrest: float = 0.05  # when polishing, scenes are drawn in proportion to 1 / (this + the background's unrest)
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:
@@ -259,18 +261,45 @@ def train_flow(latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, fol
     """Flow matching, at first with the foreground weighted up; noise levels logistic-normal, shifted by 2 to noise."""
     torch.manual_seed(recipe.seed)
     model = Generator().to(device)
-    return train(model, _flow_loss(model, latents, pool, recipe, device), recipe.flow, folder, "flow")
+    loss_at = _flow_loss(model, latents, pool, recipe, device)
+    train(model, loss_at, recipe.flow, folder, "flow")
+    calm = 1 / (recipe.unrest + background_unrest(latents, pool["weight"]))
+    loss_at = _flow_loss(model, latents, pool, recipe, device, draw=calm, after=recipe.flow.steps)
+    return train(model, loss_at, recipe.polish, folder, "polish")
+
+
+def background_unrest(latents: Tensor, weight: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring tokens, both free of digits: (N,), latents (N, 256, 16)."""
+    free = (weight == 1).view(-1, 16, 16)
+    total, pairs = torch.zeros(len(latents)), torch.zeros(len(latents))
+    for axis in (1, 2):
+        both = free.narrow(axis, 1, 15) & free.narrow(axis, 0, 15)
+        for chunk in torch.arange(len(latents)).split(1024):  # the pool in fp32 would be 400 MB
+            step = latents[chunk].float().view(-1, 16, 16, 16).diff(dim=axis).square().mean(-1)
+            total[chunk] += (step * both[chunk]).sum((1, 2))
+        pairs += both.sum((1, 2))
+    return total / pairs
 
 
 def _flow_loss(
-    model: Generator, latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, device: str
+    model: Generator,
+    latents: Tensor,
+    pool: dict[str, Tensor],
+    recipe: FluxRecipe,
+    device: str,
+    draw: Tensor | None = None,
+    after: int = 0,
 ) -> Callable[[int], Tensor]:
-    """Loss of a step."""
+    """Loss of a step that comes `after` so many others, on scenes drawn in proportion to `draw` (N,)."""
     shares = torch.tensor(CAPTION_SHARES)
 
     def loss_at(step: int) -> Tensor:
+        step += after
         generator = step_generator(recipe.seed, step)
-        pick = torch.randint(len(latents), (BATCH,), generator=generator)
+        if draw is None:
+            pick = torch.randint(len(latents), (BATCH,), generator=generator)
+        else:
+            pick = torch.multinomial(draw, BATCH, replacement=True, generator=generator)
         caption = torch.multinomial(shares, BATCH, replacement=True, generator=generator)
         sigma = _shift(torch.randn(BATCH, generator=generator).sigmoid(), 2.0)
         clean = latents[pick].float()
@@ -310,7 +339,7 @@ def write_pipeline(vae: AutoencoderKL, model: Generator, output: Path) -> None:
 def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
     """Write the recipe, the data's hash and the training logs beside the weights."""
     data = DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint
-    for stage in ("autoencoder", "flow"):
+    for stage in ("autoencoder", "flow", "polish"):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     weights = {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")

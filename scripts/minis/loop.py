@@ -25,6 +25,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 50
     floor: float = 0.05  # the cosine ends at this fraction of the learning rate
+    muon: bool = False  # Muon for the weight matrices: lower loss a step than AdamW alone
     ema: float = 0.999
     log_every: int = 20
     save_every: int = 100
@@ -46,27 +47,26 @@ def train(model: nn.Module, loss_at: Callable[[int], Tensor], recipe: Recipe, fo
     stage
         Name of the two files.
     """
-    optimiser = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
-    )
+    optimisers = _optimisers(model, recipe)
     average = [p.detach().clone() for p in model.parameters()]
     checkpoint = folder / f"{stage}.pt"
-    first, seconds = _resume(checkpoint, recipe, model, optimiser, average)
+    first, seconds = _resume(checkpoint, recipe, model, optimisers, average)
     started, losses = time.monotonic() - seconds, []
     for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=stage, unit="step"):
-        _set_rate(optimiser, recipe, step)
         loss = loss_at(step)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            _set_rate(optimiser, recipe, step)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         _average(average, model.parameters(), min(recipe.ema, (1 + step) / (10 + step)))
         losses.append(loss.item())
         if (step + 1) % recipe.log_every == 0:
             _log(folder / f"{stage}.csv", step + 1, sum(losses) / len(losses), time.monotonic() - started)
             losses.clear()
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _save(checkpoint, recipe, model, optimiser, average, step + 1, time.monotonic() - started)
+            _save(checkpoint, recipe, model, optimisers, average, step + 1, time.monotonic() - started)
     for parameter, mean in zip(model.parameters(), average, strict=True):
         parameter.data.copy_(mean)
     return model.eval()
@@ -75,6 +75,22 @@ def train(model: nn.Module, loss_at: Callable[[int], Tensor], recipe: Recipe, fo
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of one step, whatever came before it."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for what it is made for: matrices between hidden layers, no embeddings, no output."""
+    hidden = [p for name, p in model.named_parameters() if recipe.muon and _is_hidden_matrix(name, p)]
+    known = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    adamw = torch.optim.AdamW(rest, recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    if not hidden:
+        return [adamw]
+    rate = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    return [torch.optim.Muon(hidden, **rate, adjust_lr_fn="match_rms_adamw"), adamw]
+
+
+def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and not any(part in name for part in ("embed", "norm", "shared", "proj_out"))
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
@@ -91,21 +107,22 @@ def _average(average: list[Tensor], parameters: Iterable[Tensor], decay: float) 
 
 
 def _save(
-    path: Path, recipe: Recipe, model: nn.Module, optimiser, average: list[Tensor], step: int, seconds: float
+    path: Path, recipe: Recipe, model: nn.Module, optimisers, average: list[Tensor], step: int, seconds: float
 ) -> None:
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
+    state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "average": average}
     torch.save(state | {"recipe": asdict(recipe), "step": step, "seconds": seconds}, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)  # a kill leaves the old checkpoint or the new one, never a torn one
 
 
-def _resume(path: Path, recipe: Recipe, model: nn.Module, optimiser, average: list[Tensor]) -> tuple[int, float]:
+def _resume(path: Path, recipe: Recipe, model: nn.Module, optimisers, average: list[Tensor]) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["recipe"] != asdict(recipe):
         raise SystemExit(f"{path} was trained by another recipe: delete it, or train in another folder (--work).")
     model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(saved)
     for mean, saved in zip(average, state["average"], strict=True):
         mean.copy_(saved)
     return state["step"], state["seconds"]

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 
-@pytest.fixture
-def recipe():
+@pytest.fixture(params=[False, True], ids=["adamw", "muon"])
+def recipe(request):
     from minis.loop import Recipe
 
-    return Recipe(steps=45, learning_rate=5e-2, warmup=5, ema=0.9, log_every=5, save_every=10)
+    rate = 0.2 if request.param else 5e-2
+    return Recipe(steps=45, learning_rate=rate, warmup=5, ema=0.9, log_every=5, save_every=10, muon=request.param)
 
 
 def trained(regression, recipe, folder, stop=None):

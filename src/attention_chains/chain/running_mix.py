@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attention_chains.chain import mixing, validation
 from attention_chains.chain.attention_chain import AttentionChain
+from attention_chains.chain.errors import ChainError
 from attention_chains.chain.operators import DenseOperator
 
 
@@ -49,7 +50,7 @@ class RunningMix:
         self.weights = validation.named_weights(weights)
         self.count = 0
         self._sum: Tensor | None = None
-        self._total: Tensor | None = None  # the sum of the weights, of the remaining batch shape
+        self._total = torch.zeros(())  # the sum of the weights, of the remaining batch shape
         self._lent = False  # whether a chain reads the sum
 
     @torch.no_grad()
@@ -72,7 +73,7 @@ class RunningMix:
         dim = validation.batch_dimension(dim, operator)
         weights = mixing.lambda2_weights(operator) if self.weights == "lambda2" else mixing.ones(operator)
         if self._sum is None:
-            self._sum, self._total = mixing.empty_sum(operator, dim), torch.zeros_like(weights.sum(dim))
+            self._sum = mixing.empty_sum(operator, dim)
         validation.same_sum(self._sum, weights.sum(dim), operator)
         if self._lent:
             self._sum, self._lent = self._sum.clone(), False
@@ -88,6 +89,8 @@ class RunningMix:
         ChainError
             If nothing was added yet, or every chain added has lambda2 = 0 and weighs nothing.
         """
+        if self._sum is None:
+            raise ChainError("the mean is empty: add a chain first")
         validation.weighed(self._total)
         self._lent = True
         return AttentionChain._over(DenseOperator.normalising(self._sum))

@@ -109,7 +109,7 @@ def rows_left(kept: Tensor, tokens: Tensor) -> None:
     """Check that no row (..., kept tokens) lost all of its attention."""
     if (empty := kept.sum(-1) == 0).any():
         *batch, row = _first(empty)
-        lost = _row((*batch, tokens[row].item()))
+        lost = _row((*batch, int(tokens[row])))
         raise ChainError(
             f"attention {lost} goes to dropped tokens only: drop it too, or delete the tokens from the scores"
         )
@@ -153,7 +153,7 @@ def batch_dimension(dim: int, operator: Operator) -> int:
     return dim % dims
 
 
-def head_weights(weights: Tensor, dim: int, operator: Operator) -> Tensor:
+def head_weights(weights: str | Tensor, dim: int, operator: Operator) -> Tensor:
     """Check weights (heads,) or `batch_shape`; return them as `batch_shape` in the operator's type, not normalised."""
     shape = operator.batch_shape
     if not isinstance(weights, Tensor) or weights.shape not in (shape, shape[dim : dim + 1]):
@@ -185,10 +185,8 @@ def same_sum(total: Tensor, weights: Tensor, operator: Operator) -> None:
         )
 
 
-def weighed(total: Tensor | None) -> None:
+def weighed(total: Tensor) -> None:
     """Check that a running mean has anything to divide by."""
-    if total is None:
-        raise ChainError("the mean is empty: add a chain first")
     if not (total > 0).all():
         raise ChainError('every chain added has lambda2 = 0, so no weight is above zero: use weights="uniform"')
 
