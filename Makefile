@@ -18,7 +18,7 @@ PYTHON := python3.13 python3.12 python3.11 python3
 SUPPORTED := import sys, venv; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint tables $(TABLES) figures minis clean
+.PHONY: help setup demo test lint tables $(TABLES) figures minis bench clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,13 @@ figures: table7 ## Regenerate every figure; today that is the one beside Table 7
 
 minis: $(STAMP) ## Train the miniatures again; an interrupted training goes on
 	$(BIN)/python scripts/train_minis.py flux $(ARGS)
+
+bench: $(STAMP) ## Measure the chain core beside what else there is; some minutes, on an idle machine
+	@$(BIN)/python -c 'import fast_pagerank, networkx, sknetwork' 2>/dev/null || { \
+		if command -v uv >/dev/null; then install="uv pip install --python $(BIN)/python"; \
+		else install="$(BIN)/python -m pip install"; fi; \
+		$$install --constraint constraints.txt --editable '.[dev,bench]'; }
+	$(BIN)/python benchmarks/chain.py $(ARGS)
 
 clean: ## Remove .venv and caches; results and records stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument(
         "--guidance", type=float, default=2.5, help="classifier-free guidance against the empty caption"
     )
+    parser.add_argument("--shift", type=float, default=8.0, help="above 1, more of the steps at high noise")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     pipe = FluxPipeline.from_pretrained(local_folder(options.source), dtype=torch.float32, local_files_only=True)
@@ -42,8 +43,10 @@ def captions(seed: int) -> list[str]:
 
 def sample(pipe: FluxPipeline, texts: list[str], options: argparse.Namespace) -> np.ndarray:
     """One image a caption, (16, 64, 64, 3) in [0, 1]; noise seeded one by one."""
+    plain = np.linspace(1, 1 / options.steps, options.steps)
     images = pipe(
         texts,
+        sigmas=options.shift * plain / (1 + (options.shift - 1) * plain),
         negative_prompt=[""] * len(texts),
         true_cfg_scale=options.guidance,
         num_inference_steps=options.steps,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,18 +47,23 @@ class FluxRecipe:
     autoencoder: Recipe = Recipe(steps=500, learning_rate=2e-3, ema=0.99)
     flow: Recipe = Recipe(steps=3000, learning_rate=2e-3)
     weighted_steps: int = 1500  # weighting by the clean image biases the velocity (it fills shapes in), so it must end
-    polish: Recipe = Recipe(steps=3000, learning_rate=1.5e-3, muon=True)
-    unrest: float = 0.05  # when polishing, scenes are drawn in proportion to 1 / (this + the background's unrest)
+    shift: float = 2.0  # of the logistic-normal noise levels
+    portraits: int = 8_000  # large digits on calm backgrounds: there the class word is learned, when polishing
+    portrait_share: float = 0.75  # of the scenes of a polishing step
+    polish_shifts: tuple[float, float] = (2.0, 16.0)  # half of the noise levels each: shapes are decided above .9
+    polish: Recipe = Recipe(steps=1600, learning_rate=1.5e-3, muon=True)
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:
     """Train both stages (or resume them) in `folder` and write the finished pipeline to `output`."""
     recipe = recipe or FluxRecipe()
     folder.mkdir(parents=True, exist_ok=True)
-    pool = scene_pool(folder / "scenes.safetensors", recipe)
+    pool = scene_pool(folder / "scenes.safetensors", recipe.scenes, "mixed", recipe.seed)
+    portraits = scene_pool(folder / "portraits.safetensors", recipe.portraits, "portrait", recipe.seed)
     vae = train_autoencoder(pool["image"], recipe, folder, device)
-    latents = encode(vae, pool["image"], folder / "latents.safetensors", device)
-    model = train_flow(latents, pool, recipe, folder, device)
+    pool["latents"] = encode(vae, pool["image"], folder / "latents.safetensors", device)
+    portraits["latents"] = encode(vae, portraits["image"], folder / "portrait_latents.safetensors", device)
+    model = train_flow(pool, portraits, recipe, folder, device)
     write_pipeline(vae, model, output)
     write_card(folder, output, recipe)
 
@@ -74,14 +78,14 @@ def captions(scene: Scene) -> tuple[str, str, str, str]:
     return scene.caption, by_class, by_colour, ""
 
 
-def scene_pool(path: Path, recipe: FluxRecipe) -> dict[str, Tensor]:
+def scene_pool(path: Path, count: int, objects: str, seed: int) -> dict[str, Tensor]:
     """Training scenes, made once: image (N, 3, 64, 64) uint8, weight (N, 256), t5 (N, 4, L) and clip (N, 4, M) ids."""
     if path.exists():
         return load_file(path)
     t5, clip = t5_tokenizer(TEXT_LENGTH), clip_tokenizer(CLIP_LENGTH)
     columns: dict[str, list] = {"image": [], "weight": [], "t5": [], "clip": []}
-    for index in tqdm(range(recipe.scenes), desc="scenes", unit="scene"):
-        scene = make_scene("train", recipe.seed, index)
+    for index in tqdm(range(count), desc=path.stem, unit="scene"):
+        scene = make_scene("train", seed, index, objects)
         texts = list(captions(scene))
         cover = np.any([item.mask for item in scene.objects], axis=0).reshape(16, 4, 16, 4).mean((1, 3))
         columns["image"].append(torch.from_numpy(scene.image).permute(2, 0, 1))
@@ -257,66 +261,73 @@ def _start_as_identity(transformer: FluxTransformer2DModel) -> None:
     nn.init.zeros_(transformer.proj_out.bias)
 
 
-def train_flow(latents: Tensor, pool: dict[str, Tensor], recipe: FluxRecipe, folder: Path, device: str) -> Generator:
-    """Flow matching, at first with the foreground weighted up; noise levels logistic-normal, shifted by 2 to noise."""
+def train_flow(
+    pool: dict[str, Tensor], portraits: dict[str, Tensor], recipe: FluxRecipe, folder: Path, device: str
+) -> Generator:
+    """Flow matching in two stages: first where things are, then what they look like.
+
+    The first stage weighs the foreground up at the start. It learns colours and places, but no classes: the class of a
+    digit decides its shape at noise levels above .9, of which it sees few. The second stage sees many of them, mostly
+    on portraits.
+    """
     torch.manual_seed(recipe.seed)
     model = Generator().to(device)
-    loss_at = _flow_loss(model, latents, pool, recipe, device)
-    train(model, loss_at, recipe.flow, folder, "flow")
-    calm = 1 / (recipe.unrest + background_unrest(latents, pool["weight"]))
-    loss_at = _flow_loss(model, latents, pool, recipe, device, draw=calm, after=recipe.flow.steps)
-    return train(model, loss_at, recipe.polish, folder, "polish")
+
+    def first(step: int) -> Tensor:
+        generator = step_generator(recipe.seed, step)
+        batch = _draw(pool, BATCH, generator)
+        weight = batch.pop("weight") if step < recipe.weighted_steps else torch.ones(BATCH, 256)
+        shift = torch.full((BATCH,), recipe.shift)
+        return _velocity_error(model, batch, weight, shift, generator, recipe, device)
+
+    def second(step: int) -> Tensor:
+        generator = step_generator(recipe.seed, recipe.flow.steps + step)
+        large = round(BATCH * recipe.portrait_share)
+        parts = (_draw(portraits, large, generator), _draw(pool, BATCH - large, generator))
+        batch = {name: torch.cat([part[name] for part in parts]) for name in ("clean", "t5", "clip")}
+        shift = torch.tensor(recipe.polish_shifts).repeat(BATCH // 2)
+        return _velocity_error(model, batch, torch.ones(BATCH, 256), shift, generator, recipe, device)
+
+    train(model, first, recipe.flow, folder, "flow")
+    return train(model, second, recipe.polish, folder, "polish")
 
 
-def background_unrest(latents: Tensor, weight: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring tokens, both free of digits: (N,), latents (N, 256, 16)."""
-    free = (weight == 1).view(-1, 16, 16)
-    total, pairs = torch.zeros(len(latents)), torch.zeros(len(latents))
-    for axis in (1, 2):
-        both = free.narrow(axis, 1, 15) & free.narrow(axis, 0, 15)
-        for chunk in torch.arange(len(latents)).split(1024):  # the pool in fp32 would be 400 MB
-            step = latents[chunk].float().view(-1, 16, 16, 16).diff(dim=axis).square().mean(-1)
-            total[chunk] += (step * both[chunk]).sum((1, 2))
-        pairs += both.sum((1, 2))
-    return total / pairs
+def _draw(pool: dict[str, Tensor], count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Scenes of the pool, each with one of its captions."""
+    pick = torch.randint(len(pool["latents"]), (count,), generator=generator)
+    caption = torch.multinomial(torch.tensor(CAPTION_SHARES), count, replacement=True, generator=generator)
+    return {
+        "clean": pool["latents"][pick].float(),
+        "weight": pool["weight"][pick],
+        "t5": pool["t5"][pick, caption],
+        "clip": pool["clip"][pick, caption],
+    }
 
 
-def _flow_loss(
+def _velocity_error(
     model: Generator,
-    latents: Tensor,
-    pool: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    weight: Tensor,
+    shift: Tensor,
+    generator: torch.Generator,
     recipe: FluxRecipe,
     device: str,
-    draw: Tensor | None = None,
-    after: int = 0,
-) -> Callable[[int], Tensor]:
-    """Loss of a step that comes `after` so many others, on scenes drawn in proportion to `draw` (N,)."""
-    shares = torch.tensor(CAPTION_SHARES)
-
-    def loss_at(step: int) -> Tensor:
-        step += after
-        generator = step_generator(recipe.seed, step)
-        if draw is None:
-            pick = torch.randint(len(latents), (BATCH,), generator=generator)
-        else:
-            pick = torch.multinomial(draw, BATCH, replacement=True, generator=generator)
-        caption = torch.multinomial(shares, BATCH, replacement=True, generator=generator)
-        sigma = _shift(torch.randn(BATCH, generator=generator).sigmoid(), 2.0)
-        clean = latents[pick].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        keep_pooled = (torch.rand(BATCH, 1, generator=generator) >= POOLED_DROPOUT).float()
-        noisy = torch.lerp(clean, noise, sigma[:, None, None])
-        inputs = (noisy, sigma, pool["t5"][pick, caption], pool["clip"][pick, caption], keep_pooled)
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed_precision):
-            velocity = model(*(value.to(device) for value in inputs))
-        error = (velocity.float() - (noise - clean).to(device)).square().mean(-1)  # (B, 256)
-        weight = pool["weight"][pick].to(device) if step < recipe.weighted_steps else torch.ones_like(error)
-        return (error * weight).sum() / weight.sum()
-
-    return loss_at
+) -> Tensor:
+    """Weighted mean square error of the velocity at random noise levels, CLIP's vector dropped half of the time."""
+    clean = batch["clean"]
+    sigma = _shift(torch.randn(len(clean), generator=generator).sigmoid(), shift)
+    noise = torch.randn(clean.shape, generator=generator)
+    keep_pooled = (torch.rand(len(clean), 1, generator=generator) >= POOLED_DROPOUT).float()
+    noisy = torch.lerp(clean, noise, sigma[:, None, None])
+    inputs = (noisy, sigma, batch["t5"], batch["clip"], keep_pooled)
+    with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed_precision):
+        velocity = model(*(value.to(device) for value in inputs))
+    error = (velocity.float() - (noise - clean).to(device)).square().mean(-1)  # (B, 256)
+    weight = weight.to(device)
+    return (error * weight).sum() / weight.sum()
 
 
-def _shift(sigma: Tensor, shift: float) -> Tensor:
+def _shift(sigma: Tensor, shift: Tensor) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -338,7 +349,10 @@ def write_pipeline(vae: AutoencoderKL, model: Generator, output: Path) -> None:
 
 def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
     """Write the recipe, the data's hash and the training logs beside the weights."""
-    data = DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint
+    data = {
+        "scenes": DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint,
+        "portraits": DigitScenes("train", recipe.portraits, recipe.seed, objects="portrait").fingerprint,
+    }
     for stage in ("autoencoder", "flow", "polish"):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     weights = {

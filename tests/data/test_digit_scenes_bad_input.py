@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from attention_chains.data.digit_scenes import DigitScenes
 from attention_chains.data.errors import DataError
 
-CHOICES = {"split": ("train", "test"), "word": ("colour", "digit"), "objects": ("one", "two", "mixed")}
+CHOICES = {"split": ("train", "test"), "word": ("colour", "digit"), "objects": ("one", "two", "mixed", "portrait")}
 
 
 def refusal(**settings) -> str:

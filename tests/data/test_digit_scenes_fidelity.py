@@ -118,7 +118,7 @@ def test_two_in_five_scenes_have_two_objects():
     assert 0.3 < np.mean([len(scene.objects) == 2 for scene in SCENES]) < 0.5
 
 
-@pytest.mark.parametrize(("objects", "count"), [("one", 1), ("two", 2)])
+@pytest.mark.parametrize(("objects", "count"), [("one", 1), ("two", 2), ("portrait", 1)])
 def test_the_number_of_objects_can_be_chosen(objects, count):
     assert {len(make_scene("train", 0, index, objects).objects) for index in range(20)} == {count}
 
@@ -126,6 +126,15 @@ def test_the_number_of_objects_can_be_chosen(objects, count):
 def test_the_object_covers_about_a_tenth_of_the_image():
     shares = [sample.mask.mean() for sample in DigitScenes(n=200)]
     assert 0.08 < np.mean(shares) < 0.16 and min(shares) > 0.01
+
+
+def test_a_portrait_covers_about_a_quarter_of_a_calm_image():
+    portraits = [make_scene("test", 0, index, "portrait") for index in range(100)]
+    assert 0.15 < np.mean([scene.objects[0].mask.mean() for scene in portraits]) < 0.3
+    for scene in portraits:
+        row, column = np.nonzero(~scene.objects[0].mask[:-1] & ~scene.objects[0].mask[1:])
+        pixels = scene.image.astype(int)
+        assert np.median(np.abs(pixels[row + 1, column] - pixels[row, column])) <= 4
 
 
 def test_every_class_and_colour_occurs():
@@ -142,7 +151,7 @@ def test_a_caption_names_every_object_by_colour_and_class():
         assert named == [(item.colour, item.digit) for item in scene.objects]
 
 
-@pytest.mark.parametrize("objects", ["one", "two", "mixed"])
+@pytest.mark.parametrize("objects", ["one", "two", "mixed", "portrait"])
 @pytest.mark.parametrize(("word", "names"), [("colour", tuple(COLOURS)), ("digit", DIGITS)])
 def test_the_word_names_the_object_of_the_mask_and_no_other(word, names, objects):
     for index, sample in enumerate(DigitScenes(n=30, word=word, objects=objects)):

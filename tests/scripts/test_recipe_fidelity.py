@@ -22,7 +22,7 @@ def built(scripts, tmp_path_factory):
 
     stage = Recipe(steps=2, learning_rate=1e-3, warmup=1, log_every=1, save_every=1)
     stages = {"autoencoder": stage, "flow": stage, "polish": replace(stage, muon=True)}
-    recipe = flux.FluxRecipe(scenes=4, **stages, weighted_steps=1)
+    recipe = flux.FluxRecipe(scenes=4, portraits=4, portrait_share=0.5, **stages, weighted_steps=1)
     folder = tmp_path_factory.mktemp("recipe")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flux, "BATCH", 2)
@@ -71,23 +71,14 @@ def test_its_card_names_the_recipe_the_data_and_the_hash_of_every_file_of_weight
     folder, recipe = built
     card = json.loads((folder / "training.json").read_text())
     assert card["recipe"] == json.loads(json.dumps(asdict(recipe)))
-    assert card["data"] == DigitScenes("train", 4, recipe.seed, objects="mixed").fingerprint
+    pools = {"scenes": "mixed", "portraits": "portrait"}
+    fingerprints = {name: DigitScenes("train", 4, recipe.seed, objects=kind).fingerprint for name, kind in pools.items()}
+    assert card["data"] == fingerprints
     assert card["weights"] == {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.safetensors")
     }
     assert set(card["weights"]) == {"transformer", "vae", "text_encoder", "text_encoder_2"}
     assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".json", ".csv"}
-
-
-def test_unrest_is_the_mean_square_between_neighbouring_tokens_without_a_digit(scripts):
-    from minis.flux import background_unrest
-
-    latents, weight = torch.zeros(2, 16, 16, 16), torch.ones(2, 16, 16)
-    latents[0, :, ::2] = 1.0  # columns in turn: every horizontal pair differs by one, no vertical pair does
-    latents[1, 5, 5] = 7.0
-    weight[1, 5, 5] = 1.5  # a digit is there: whatever it does is not the background's
-    unrest = background_unrest(latents.view(2, 256, 16).half(), weight.view(2, 256))
-    assert unrest.tolist() == [0.5, 0.0]
 
 
 def test_packing_is_that_of_flux(scripts):

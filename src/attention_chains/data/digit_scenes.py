@@ -51,6 +51,7 @@ PHOTOGRAPHS: Mapping[str, Sequence[tuple[str, float, float]]] = {
         ("motorcycle_left", 0.0, 1.0),
     ),
 }
+OBJECTS = ("one", "two", "mixed", "portrait")
 _SPLIT_CODE = {"train": 0, "test": 1}
 
 
@@ -97,7 +98,8 @@ class DigitScenes:
     prompt
         Template over `{caption}`, `{word}`, `{colour}` and `{digit}`.
     objects
-        Objects a scene: "one", "two" or "mixed" (60 % one, 40 % two). The target is the first object.
+        Objects a scene: "one", "two", "mixed" (60 % one, 40 % two) or "portrait" (one large digit on a gradient). The
+        target is the first object.
 
     Raises
     ------
@@ -116,7 +118,7 @@ class DigitScenes:
     ) -> None:
         _check_choice("data.split", split, tuple(_SPLIT_CODE))
         _check_choice("data.word", word, ("colour", "digit"))
-        _check_choice("data.objects", objects, ("one", "two", "mixed"))
+        _check_choice("data.objects", objects, OBJECTS)
         if n is None or n < 1:
             raise DataError(f"data.n is {n}: digit scenes are made to order, so say how many, at least one.")
         _check_prompt(prompt)
@@ -159,14 +161,17 @@ def make_scene(split: str, seed: int, index: int, objects: str = "mixed") -> Sce
     seed, index
         Which scene.
     objects
-        "one", "two", or "mixed" (60 % one object, 40 % two).
+        "one", "two", "mixed" (60 % one object, 40 % two), or "portrait": one that fills most of the frame, on a
+        gradient.
     """
     rng = np.random.default_rng([seed, _SPLIT_CODE[split], index])
-    canvas = _background(split, rng) * 0.75 + 30
-    count = {"one": 1, "two": 2}.get(objects) or (1 if rng.random() < 0.6 else 2)
+    portrait = objects == "portrait"
+    canvas = (_gradient(rng) if portrait else _background(split, rng)) * 0.75 + 30
+    count = {"one": 1, "two": 2, "portrait": 1}.get(objects) or (1 if rng.random() < 0.6 else 2)
     painted = []
     colours = rng.permutation(list(COLOURS))  # two objects never share a colour or a class: each word names one
-    for colour, (row, column, side) in zip(colours, _boxes(count, rng), strict=False):
+    boxes = [_box(48, 61, rng)] if portrait else _boxes(count, rng)
+    for colour, (row, column, side) in zip(colours, boxes, strict=False):
         alpha, digit = _glyph(split, side, rng, {item.digit for item in painted})
         full = np.zeros((SIDE, SIDE), np.float32)
         full[row : row + side, column : column + side] = alpha
@@ -179,9 +184,7 @@ def make_scene(split: str, seed: int, index: int, objects: str = "mixed") -> Sce
 def _boxes(count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
     """Disjoint square boxes (row, column, side): one of 34 to 50 pixels, or two of 24 to 31 side by side."""
     if count == 1:
-        side = int(rng.integers(34, 51))
-        row, column = rng.integers(0, SIDE - side + 1, 2)
-        return [(int(row), int(column), side)]
+        return [_box(34, 51, rng)]
     half, boxes = SIDE // 2, []
     for start in rng.permutation([0, half]):
         side = int(rng.integers(24, 32))
@@ -190,6 +193,13 @@ def _boxes(count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
     if rng.random() < 0.5:  # one above the other
         boxes = [(column, row, side) for row, column, side in boxes]
     return boxes
+
+
+def _box(smallest: int, limit: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """A square box (row, column, side) anywhere in the frame, its side below the limit."""
+    side = int(rng.integers(smallest, limit))
+    row, column = rng.integers(0, SIDE - side + 1, 2)
+    return int(row), int(column), side
 
 
 def _glyph(split: str, side: int, rng: np.random.Generator, taken: set[str]) -> tuple[np.ndarray, str]:

@@ -1,0 +1,259 @@
+"""Speed, error and memory of the chain core beside what a user would pick instead: `make bench`.
+
+    python benchmarks/chain.py [--device cuda] [--only lambda2 tokenrank pagerank memory growth] [--quick]
+
+Both sides alternate in one run, on one thread of a CPU or on a GPU. Figures go to results/benchmarks/chain-<device>.json;
+the table and the plots beside it are drawn from whatever devices have been measured. `--quick` leaves out what takes
+minutes. The synthetic heads are those of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import peers
+import torch
+from measure import extra_peak, in_fresh_process, in_turn, ratio, seconds
+from render import write_report
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from tqdm import tqdm
+
+from attention_chains.chain import AttentionChain, RunningMix
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "chain"))
+from heads import KINDS, heads  # noqa: E402
+
+FOLDER = ROOT / "results" / "benchmarks"
+ALPHA = 0.99
+LAMBDA2_SIZES = ((12, 197), (144, 197), (12, 901), (24, 1280), (8, 4096))
+TOKENRANK_SIZES = (197, 901, 1280, 4096)
+GROWTH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+MEAN_HEADS, MEAN_TOKENS, MEAN_MAPS = 24, 1280, 20
+FUSED_TOKENS, FUSED_CHANNELS = 16384, 64
+Rows = list[dict[str, object]]
+
+
+def mixed_heads(count: int, n: int, device: str) -> Tensor:
+    """Heads of every well-posed kind in turn, (count, n, n) float32."""
+    kinds = [kind for kind in KINDS if kind != "peaked"]  # ill-posed: no two algorithms agree on it
+    share = [heads(kinds[i % len(kinds)], n, seed=i)[0] for i in range(count)]
+    return torch.stack(share).float().to(device)
+
+
+def lambda2(device: str, quick: bool) -> Rows:
+    """lambda2 of a batch of heads against all eigenvalues, and against ARPACK."""
+    rows: Rows = []
+    for count, n in tqdm(LAMBDA2_SIZES[:3] if quick else LAMBDA2_SIZES, desc="lambda2", disable=None):
+        matrices = mixed_heads(count, n, device)
+        chain = AttentionChain(matrices)
+        works: dict[str, Callable[[], Tensor]] = {"ours": chain.lambda2, "eigvals": partial(peers.eigvals, matrices)}
+        if device == "cpu":
+            works["ARPACK"] = partial(peers.arpack, matrices)
+        times = in_turn(works, 5 if n < 900 else 3 if n < 1000 else 1, device)
+        truth = torch.stack([peers.eigvals(m.double() / m.double().sum(-1, keepdim=True)) for m in matrices])
+        for peer in list(works)[1:]:
+            rows.append(
+                {
+                    "operation": f"lambda2 vs {peer}",
+                    "size": f"{count} x {n}",
+                    "ratio": ratio(times, peer, "ours"),
+                    "error": ((chain.lambda2() - truth).abs() / truth).max().item(),
+                    "peer_error": ((works[peer]().to(truth) - truth).abs() / truth).max().item(),
+                }
+            )
+    return rows
+
+
+def tokenrank(device: str, quick: bool) -> Rows:
+    """TokenRank of six slowly and quickly mixing heads, one at a time, against the classical power method."""
+    rows: Rows = []
+    for n in tqdm(TOKENRANK_SIZES[:2] if quick else TOKENRANK_SIZES, desc="tokenrank", disable=None):
+        matrices = mixed_heads(6, n, device)
+        chains = [AttentionChain(matrix).teleport(ALPHA) for matrix in matrices]
+        works = {
+            "ours": lambda chains=chains: [chain.tokenrank() for chain in chains],
+            "power": lambda matrices=matrices: [peers.power_method(matrix, ALPHA) for matrix in matrices],
+        }
+        times = in_turn(works, 5 if n < 2000 else 3, device)
+        row = {"operation": "TokenRank vs power method", "size": str(n), "ratio": ratio(times, "power", "ours")}
+        rows.append(row | tokenrank_errors(matrices))
+    return rows
+
+
+def tokenrank_errors(matrices: Tensor) -> dict[str, float]:
+    """Largest L1 errors at alpha .99 and .999, ours and the power method's."""
+    errors: dict[str, list[float]] = {"error": [], "peer_error": []}
+    for alpha in (ALPHA, 0.999):
+        for matrix in matrices:
+            truth = solved(matrix, alpha)
+            ours = AttentionChain(matrix).teleport(alpha).tokenrank().double()
+            power = peers.power_method(matrix, alpha).double()
+            errors["error"].append((ours - truth).abs().sum().item())
+            errors["peer_error"].append((power - truth).abs().sum().item())
+    return {name: max(values) for name, values in errors.items()}
+
+
+def solved(matrix: Tensor, alpha: float) -> Tensor:
+    """The stationary vector by float64 LU."""
+    chain = matrix.double() / matrix.double().sum(-1, keepdim=True)
+    n = len(chain)
+    left = torch.eye(n, dtype=chain.dtype, device=chain.device) - alpha * chain.mT
+    return torch.linalg.solve(left, chain.new_full((n,), (1 - alpha) / n))
+
+
+def pagerank(device: str, quick: bool) -> Rows:
+    """TokenRank at n = 901 against PageRank libraries; building their graphs is not counted."""
+    if device != "cpu":
+        return []
+    matrix = mixed_heads(1, 901, device)[0]
+    chain = AttentionChain(matrix).teleport(ALPHA)
+    sparse = csr_matrix(matrix.double().numpy())
+    works = {
+        "ours": chain.tokenrank,
+        "networkx": partial(
+            peers.networkx_pagerank, nx.from_numpy_array(matrix.numpy(), create_using=nx.DiGraph), ALPHA
+        ),
+        "fast-pagerank": partial(peers.fast_pagerank, sparse, ALPHA),
+        "scikit-network": partial(peers.scikit_network, sparse, ALPHA),
+    }
+    times, truth = in_turn(works, 3, device), solved(matrix, ALPHA)
+    error = (chain.tokenrank().double() - truth).abs().sum().item()
+    return [
+        {
+            "operation": f"TokenRank vs {peer}",
+            "size": "901",
+            "ratio": ratio(times, peer, "ours"),
+            "error": error,
+            "peer_error": float(np.abs(np.asarray(works[peer]()) - truth.numpy()).sum()),
+        }
+        for peer in list(works)[1:]
+    ]
+
+
+def head_mean(device: str) -> int | None:
+    """Bytes beyond one layer's heads for the lambda2-weighted mean over the heads of 20 maps."""
+    generator = torch.Generator(device).manual_seed(0)
+    heads_ = torch.empty(MEAN_HEADS, MEAN_TOKENS, MEAN_TOKENS, device=device)
+    mean = RunningMix("lambda2")
+
+    def work() -> None:
+        for _ in range(MEAN_MAPS):
+            heads_.uniform_(generator=generator).div_(heads_.sum(-1, keepdim=True))
+            mean.add(AttentionChain(heads_))
+        mean.chain()
+
+    heads_.uniform_(generator=generator)
+    return extra_peak(work, device)
+
+
+def queries_and_keys(n: int, device: str) -> tuple[Tensor, Tensor]:
+    """Return q and k of one head, (n, 64) float32."""
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(2, n, FUSED_CHANNELS, device=device, generator=generator).unbind()
+
+
+def bounce(n: int, device: str, storage: str) -> Tensor:
+    """Build the chain of q and k and bounce once from everywhere."""
+    q, k = queries_and_keys(n, device)
+    return AttentionChain.from_qk(q, k, storage=storage).bounce("uniform")
+
+
+def bounce_peak(device: str, n: int, storage: str) -> int | None:
+    """Bytes beyond q and k of building the chain and bouncing once."""
+    q, k = queries_and_keys(n, device)
+    return extra_peak(lambda: AttentionChain.from_qk(q, k, storage=storage).bounce("uniform"), device)
+
+
+def peak(device: str, *what: str) -> int | None:
+    """Measure memory where nothing was allocated before."""
+    line = in_fresh_process(__file__, "--device", device, "--peak", *what)
+    return None if line == "None" else int(line)
+
+
+def memory(device: str, quick: bool) -> Rows:
+    """Peak memory of the streaming head mean, and of a matrix-free bounce with its time over the dense one's."""
+    square = 4 * MEAN_TOKENS**2
+    mean = peak(device, "head_mean")
+    rows: Rows = [
+        {
+            "operation": "head mean, extra memory / n^2 floats",
+            "size": f"{MEAN_MAPS} maps of {MEAN_HEADS} x {MEAN_TOKENS}",
+            "ratio": None if mean is None else mean / square,
+        }
+    ]
+    n = 4096 if quick else FUSED_TOKENS
+    works = {storage: partial(bounce, n, device, storage) for storage in ("fused", "dense")}
+    times = in_turn(works, 3, device)
+    exact, fused = works["dense"](), works["fused"]()
+    error = ((fused - exact).abs().max() / exact.max()).item()
+    held = peak(device, "bounce", str(n), "fused")
+    common = {"size": str(n), "error": error}
+    rows.append({"operation": "matrix-free bounce, time / dense", "ratio": ratio(times, "fused", "dense")} | common)
+    rows.append({"operation": "matrix-free bounce, extra MB", "ratio": None if held is None else held / 1e6} | common)
+    return rows
+
+
+def growth(device: str, quick: bool) -> Rows:
+    """Time and extra memory of one bounce against n, dense and matrix-free."""
+    rows: Rows = []
+    for n in tqdm(GROWTH_SIZES[:6] if quick else GROWTH_SIZES, desc="growth", disable=None):
+        for storage in ("dense", "fused"):
+            bounce(n, device, storage)
+            taken = min(seconds(partial(bounce, n, device, storage), device) for _ in range(3))
+            rows.append(
+                {"storage": storage, "n": n, "seconds": taken, "bytes": peak(device, "bounce", str(n), storage)}
+            )
+    return rows
+
+
+SECTIONS = {"lambda2": lambda2, "tokenrank": tokenrank, "pagerank": pagerank, "memory": memory, "growth": growth}
+
+
+def machine(device: str) -> str:
+    """Name what was measured on."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"one thread of {platform.machine()} ({platform.system()}), torch {torch.__version__}"
+
+
+def main() -> None:
+    """Measure, keep the figures, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), default=tuple(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="small sizes only; nothing is kept")
+    parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)  # a fresh process of `peak`
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak:
+        name, *rest = options.peak
+        print(head_mean(options.device) if name == "head_mean" else bounce_peak(options.device, int(rest[0]), rest[1]))
+        return
+    path = FOLDER / f"chain-{options.device}.json"
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    for name in options.only:
+        figures[name] = SECTIONS[name](options.device, options.quick)
+        for row in figures[name]:
+            print(
+                "  ".join(
+                    f"{key}={value:.3g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
+                )
+            )
+    if not options.quick:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures | {"machine": machine(options.device)}, indent=2) + "\n")
+        write_report(FOLDER)
+
+
+if __name__ == "__main__":
+    main()

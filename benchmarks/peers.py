@@ -1,0 +1,47 @@
+"""What a user would pick instead of the chain core, written as its own documentation shows it."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import torch
+from fast_pagerank import pagerank_power
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import eigs
+from sknetwork.ranking import PageRank
+from torch import Tensor
+
+
+def eigvals(matrices: Tensor) -> Tensor:
+    """lambda2 from all eigenvalues, by LAPACK (cuSOLVER or MAGMA on a GPU), in the matrices' own type."""
+    return torch.linalg.eigvals(matrices).abs().topk(2).values[..., 1]
+
+
+def arpack(matrices: Tensor) -> Tensor:
+    """lambda2 by scipy's ARPACK, two eigenvalues of each matrix in turn, on the CPU."""
+    return torch.tensor([np.sort(np.abs(eigs(m, k=2, return_eigenvectors=False)))[0] for m in matrices.numpy()])
+
+
+def power_method(matrix: Tensor, alpha: float, step: float = 1e-5) -> Tensor:
+    """The classical PageRank iteration: bounce until the L1 change is below `step`. One chain, (n, n)."""
+    state = matrix.new_full((len(matrix),), 1 / len(matrix))
+    while True:
+        bounced = alpha * (state @ matrix) + (1 - alpha) / len(matrix)
+        if (bounced - state).abs().sum() < step:
+            return bounced
+        state = bounced
+
+
+def networkx_pagerank(graph: nx.DiGraph, alpha: float) -> np.ndarray:
+    """`networkx.pagerank` of a graph that is already built."""
+    return np.array(list(nx.pagerank(graph, alpha=alpha, tol=1e-7, max_iter=5000).values()))
+
+
+def fast_pagerank(sparse: csr_matrix, alpha: float) -> np.ndarray:
+    """fast-pagerank's power method."""
+    return pagerank_power(sparse, p=alpha, tol=1e-5)
+
+
+def scikit_network(sparse: csr_matrix, alpha: float) -> np.ndarray:
+    """scikit-network's PageRank with its default solver."""
+    return PageRank(damping_factor=alpha, n_iter=5000, tol=1e-5).fit_predict(sparse)
