@@ -2,9 +2,9 @@
 
     python benchmarks/chain.py [--device cuda] [--only lambda2 tokenrank pagerank memory growth] [--quick]
 
-Both sides alternate in one run, on one thread of a CPU or on a GPU. Figures go to results/benchmarks/chain-<device>.json;
-the table and the plots beside it are drawn from whatever devices have been measured. `--quick` leaves out what takes
-minutes. The synthetic heads are those of the tests.
+Both sides alternate in one run, on one thread of a CPU or on a GPU. The figures go to results/benchmarks, one JSON file
+a device; the table and the plots beside it are drawn from whatever devices have been measured. `--quick` leaves out
+what takes minutes. The synthetic heads are those of the tests, kind after kind, none picked.
 """
 
 from __future__ import annotations

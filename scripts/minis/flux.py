@@ -52,6 +52,7 @@ class FluxRecipe:
     portrait_share: float = 0.75  # of the scenes of a polishing step
     polish_shifts: tuple[float, float] = (2.0, 16.0)  # half of the noise levels each: shapes are decided above .9
     polish: Recipe = Recipe(steps=1600, learning_rate=1.5e-3, muon=True)
+    polish2: Recipe = Recipe(steps=1600, learning_rate=1.5e-3, muon=True)  # a warm restart: classes are learned late
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:
@@ -289,7 +290,8 @@ def train_flow(
         return _velocity_error(model, batch, torch.ones(BATCH, 256), shift, generator, recipe, device)
 
     train(model, first, recipe.flow, folder, "flow")
-    return train(model, second, recipe.polish, folder, "polish")
+    train(model, second, recipe.polish, folder, "polish")
+    return train(model, lambda step: second(recipe.polish.steps + step), recipe.polish2, folder, "polish2")
 
 
 def _draw(pool: dict[str, Tensor], count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -353,7 +355,7 @@ def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
         "scenes": DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint,
         "portraits": DigitScenes("train", recipe.portraits, recipe.seed, objects="portrait").fingerprint,
     }
-    for stage in ("autoencoder", "flow", "polish"):
+    for stage in ("autoencoder", "flow", "polish", "polish2"):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     weights = {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")

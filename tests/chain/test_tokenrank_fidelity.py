@@ -55,9 +55,16 @@ def test_residual_certifies_the_error_by_one_over_one_minus_alpha(dtype):
 
 
 def test_looser_tolerance_takes_fewer_iterations():
-    chain = random_chain().teleport(0.99)
-    loose, tight = (chain.tokenrank(tol=tol, return_info=True)[1].iterations for tol in (1e-2, 1e-9))
-    assert loose < tight
+    def iterations(tol, chain, **how):
+        return chain.teleport(0.99).tokenrank(tol=tol, return_info=True, **how)[1].iterations
+
+    for chain, how in ((random_chain(), {"method": "power"}), (random_chain(n=400), {})):
+        assert iterations(1e-2, chain, **how) < iterations(1e-9, chain, **how)
+
+
+def test_few_hundred_tokens_are_solved_without_iterations():
+    _, info = random_chain().teleport(0.99).tokenrank(tol=1e-9, return_info=True)
+    assert info.iterations == 0 and info.bound <= 1e-9
 
 
 def test_a_tolerance_below_the_dtypes_rounding_is_reported_as_missed():

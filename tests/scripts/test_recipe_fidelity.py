@@ -21,7 +21,7 @@ def built(scripts, tmp_path_factory):
     from minis.loop import Recipe
 
     stage = Recipe(steps=2, learning_rate=1e-3, warmup=1, log_every=1, save_every=1)
-    stages = {"autoencoder": stage, "flow": stage, "polish": replace(stage, muon=True)}
+    stages = {"autoencoder": stage, "flow": stage, "polish": replace(stage, muon=True), "polish2": stage}
     recipe = flux.FluxRecipe(scenes=4, portraits=4, portrait_share=0.5, **stages, weighted_steps=1)
     folder = tmp_path_factory.mktemp("recipe")
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +72,9 @@ def test_its_card_names_the_recipe_the_data_and_the_hash_of_every_file_of_weight
     card = json.loads((folder / "training.json").read_text())
     assert card["recipe"] == json.loads(json.dumps(asdict(recipe)))
     pools = {"scenes": "mixed", "portraits": "portrait"}
-    fingerprints = {name: DigitScenes("train", 4, recipe.seed, objects=kind).fingerprint for name, kind in pools.items()}
+    fingerprints = {
+        name: DigitScenes("train", 4, recipe.seed, objects=kind).fingerprint for name, kind in pools.items()
+    }
     assert card["data"] == fingerprints
     assert card["weights"] == {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.safetensors")

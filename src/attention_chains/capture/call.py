@@ -94,6 +94,8 @@ class Call:
     def chain(self) -> AttentionChain:
         """Read the attention as Markov chains, one for each head (paper, section 3).
 
+        The matrices are formed where they fit comfortably into memory; else the chains stay matrix-free.
+
         Returns
         -------
         AttentionChain
@@ -112,7 +114,7 @@ class Call:
                 f"The attention of layer '{self.layer}' goes from {queries} queries to {keys} keys, but a chain needs "
                 "the same tokens on both sides; use .matrix(), or choose self-attention layers."
             )
-        return AttentionChain(self.matrix())
+        return AttentionChain.from_qk(self.q, self.k, self.scale, self.mask)
 
     def _select(self, tensor: Tensor | None, head: int | None) -> Tensor | None:
         if head is not None and not 0 <= head < self.heads:

@@ -8,11 +8,26 @@ from typing import Literal, SupportsIndex, overload
 import torch
 from torch import Tensor
 
-from attention_chains.chain import mixing, spectrum, states, stationary, validation
+from attention_chains.chain import (
+    convergence,
+    dropped,
+    fused,
+    metastable,
+    mixing,
+    rectangular,
+    spectrum,
+    states,
+    stationary,
+    validation,
+)
+from attention_chains.chain.metastable import MetastableInfo
 from attention_chains.chain.operators import DenseOperator, Lazy, Operator, Outgoing, Product, Teleported
 from attention_chains.chain.spectrum import Lambda2Info
 from attention_chains.chain.states import Start
 from attention_chains.chain.stationary import TokenRankInfo
+
+Method = Literal["krylov", "power"]
+Stop = Literal["bound", "paper", "official"]
 
 
 class AttentionChain:
@@ -47,7 +62,7 @@ class AttentionChain:
     ...     [0.05, 0.05, 0.05, 0.05, 0.80],
     ...     [0.50, 0.05, 0.05, 0.05, 0.35]]))
     >>> chain
-    AttentionChain(n=5, batch_shape=(), dtype=torch.float32, device=cpu)
+    AttentionChain(n=5, batch_shape=(), dtype=torch.float32, device=cpu, storage=dense)
     >>> chain.bounce("uniform")
     tensor([0.3600, 0.0700, 0.0700, 0.2200, 0.2800])
     >>> chain.tokenrank()
@@ -81,6 +96,99 @@ class AttentionChain:
         return cls._over(DenseOperator.normalising(validation.scores(logits).softmax(-1)))
 
     @classmethod
+    def from_qk(
+        cls,
+        q: Tensor,
+        k: Tensor,
+        scale: float | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        storage: Literal["auto", "dense", "fused"] = "auto",
+    ) -> AttentionChain:
+        """Build the chain of softmax(scale q k^T + mask) from queries and keys, if need be without forming it.
+
+        A fused chain has the same methods and gives the same results as a dense one, within 1e-5 in float32, in
+        O(n d) memory: every bounce computes the attention anew. Both are computed in float32 from float16 and bfloat16
+        queries and keys, in float64 from float64 ones. What needs float64 (certified bounds, `outgoing`) computes the
+        attention in float64 from the same q and k. `matrix`, of course, forms the matrix.
+
+        Parameters
+        ----------
+        q : Tensor
+            Queries, (..., n, d), any float type. Not copied: do not write to it while the chain is in use.
+        k : Tensor
+            Keys, the same shape, or with fewer heads in dimension -3 that divide those of q: grouped-query attention,
+            key head h // (heads of q / heads of k) for query head h. Nothing is repeated.
+        scale : float, optional
+            Factor of q k^T, d^-0.5 by default.
+        mask : Tensor, optional
+            Broadcasts to (..., n, n), and is never expanded: (..., 1, n) masks keys. Boolean (True: may attend) or
+            added to the logits (-inf masks).
+        causal : bool
+            Whether token i attends only to tokens 0 to i, within the mask. Halves the work.
+        storage : "auto", "dense" or "fused"
+            Whether to keep the matrix, which then makes a bounce much faster. "auto" keeps it where all (..., n, n)
+            take up to an eighth of the memory: on CUDA of what is free, else of what the machine has. `storage` says
+            which it was.
+
+        Raises
+        ------
+        ChainError
+            If the shapes, types or devices do not fit, if the mask leaves a token no key, or if logits are not finite.
+
+        Examples
+        --------
+        >>> q, k = torch.eye(3), torch.eye(3)
+        >>> free = AttentionChain.from_qk(q, k, scale=1.0, causal=True, storage="fused")
+        >>> free
+        AttentionChain(n=3, batch_shape=(), dtype=torch.float32, device=cpu, storage=fused)
+        >>> free.bounce(1)
+        tensor([0.2689, 0.7311, 0.0000])
+        """
+        return cls._over(fused.from_qk(q, k, scale, mask, causal, storage))
+
+    @classmethod
+    def from_cross(cls, scores: Tensor, probabilities: bool = False) -> AttentionChain:
+        """Build a chain of cross-attention, m queries by n keys, with dummy states (paper, section 6, open question).
+
+        The chain has m + n states: the queries, then the keys. A query goes to the keys as it attends; a key, which
+        attends to nothing, goes to every query alike. So a bounce from query i is row i of the attention, and an
+        outgoing bounce from key j, state m + j, is its column, as a distribution over the queries.
+
+        Its stationary vector is in closed form: 1 / (2 m) for each query, half the mean attention it gets for each key.
+        `tokenrank` of the keys is thus their column sum, also in order after `teleport`. The walk alternates between
+        queries and keys, so its bounces never settle (`tokenrank` is the mean over time) and `lambda2` is 1 whatever
+        the attention: alpha after `teleport`, max(stay, abs(2 stay - 1)) after `lazy`, which ends the alternation.
+        `rectangular.queries_and_keys` cuts a state into its two parts.
+
+        Parameters
+        ----------
+        scores : Tensor
+            Scaled scores before the softmax, (..., m, n), any float type; -inf where a key is masked.
+        probabilities : bool
+            Whether `scores` is attention after the softmax instead, rows summing to one as for `AttentionChain`.
+
+        Raises
+        ------
+        ChainError
+            If the scores are not (..., m, n), hold NaN or +inf, or mask every key of a query; if the probabilities
+            are negative or do not sum to one.
+
+        Examples
+        --------
+        Two pixels, three words:
+
+        >>> cross = AttentionChain.from_cross(torch.tensor([[0.8, 0.1, 0.1], [0.4, 0.6, 0.0]]), probabilities=True)
+        >>> cross.bounce(1)
+        tensor([0.0000, 0.0000, 0.4000, 0.6000, 0.0000])
+        >>> cross.outgoing().bounce(2)
+        tensor([0.6667, 0.3333, 0.0000, 0.0000, 0.0000])
+        >>> cross.tokenrank()
+        tensor([0.2500, 0.2500, 0.3000, 0.1750, 0.0250])
+        """
+        return cls._over(rectangular.from_cross(scores, probabilities))
+
+    @classmethod
     def _over(cls, operator: Operator) -> AttentionChain:
         """Wrap an operator that is known to be row-stochastic."""
         chain = cls.__new__(cls)
@@ -107,10 +215,15 @@ class AttentionChain:
         """Where the chain and its results live."""
         return self._operator.device
 
+    @property
+    def storage(self) -> Literal["dense", "fused"]:
+        """Whether the matrix is stored, "dense", or computed anew for every bounce, "fused"; see `from_qk`."""
+        return "fused" if self._operator.matrix_free else "dense"
+
     def __repr__(self) -> str:
         """Name the sizes, not the numbers."""
-        batch = tuple(self.batch_shape)
-        return f"AttentionChain(n={self.n}, batch_shape={batch}, dtype={self.dtype}, device={self.device})"
+        sizes = f"n={self.n}, batch_shape={tuple(self.batch_shape)}, dtype={self.dtype}, device={self.device}"
+        return f"AttentionChain({sizes}, storage={self.storage})"
 
     def matrix(self) -> Tensor:
         """Return the dense transition matrix P, (..., n, n), as a new tensor; rows sum to one."""
@@ -146,8 +259,9 @@ class AttentionChain:
         """Return the chain of the columns: normalise each, then transpose (paper, section 4.2).
 
         Its first bounce from token j is column-select: who looks at j, as a distribution. A teleported chain is
-        teleported first and column-normalised then, as in the official code. Without teleport, the column of a token
-        that no one looks at is 0 / 0; it becomes a uniform row, the limit of teleporting ever less. Stays implicit.
+        teleported first and column-normalised then, as in the official code; ``outgoing().teleport(alpha)`` is the
+        other order. Without teleport, the column of a token that no one looks at is 0 / 0; it becomes a uniform row,
+        the limit of teleporting ever less. Stays implicit.
 
         Examples
         --------
@@ -183,7 +297,8 @@ class AttentionChain:
     def drop(self, tokens: SupportsIndex | Sequence[int] | Tensor) -> AttentionChain:
         """Return the chain without some tokens, such as CLS: rows and columns deleted, rows normalised (protocol 0.2).
 
-        For attention straight from a softmax this equals deleting them from the scores. Forms the dense matrix.
+        For attention straight from a softmax this equals deleting them from the scores. Forms the dense matrix, or for
+        a fused chain none.
 
         Parameters
         ----------
@@ -200,10 +315,7 @@ class AttentionChain:
         >>> chain.drop(0).bounce(3)  # token 4, now the fourth
         tensor([0.1000, 0.1000, 0.1000, 0.7000])
         """
-        keep = validation.kept_tokens(tokens, self._operator)
-        kept = self.matrix().index_select(-2, keep).index_select(-1, keep)
-        validation.rows_left(kept, keep)
-        return self._over(DenseOperator.normalising(kept))
+        return self._over(dropped.drop(self._operator, validation.kept_tokens(tokens, self._operator)))
 
     def __matmul__(self, other: AttentionChain) -> AttentionChain:
         """Chain two chains: first a bounce of self, then one of other; batch dimensions broadcast.
@@ -320,21 +432,45 @@ class AttentionChain:
         return torch.stack(walk)
 
     @overload
-    def tokenrank(self, tol: float = ..., return_info: Literal[False] = ...) -> Tensor: ...
+    def tokenrank(
+        self, tol: float = ..., method: Method = ..., stop: Stop = ..., return_info: Literal[False] = ...
+    ) -> Tensor: ...
     @overload
-    def tokenrank(self, tol: float = ..., *, return_info: Literal[True]) -> tuple[Tensor, TokenRankInfo]: ...
-    def tokenrank(self, tol: float = 1e-5, return_info: bool = False) -> Tensor | tuple[Tensor, TokenRankInfo]:
+    def tokenrank(
+        self, tol: float = ..., method: Method = ..., stop: Stop = ..., *, return_info: Literal[True]
+    ) -> tuple[Tensor, TokenRankInfo]: ...
+    def tokenrank(
+        self, tol: float = 1e-5, method: Method = "krylov", stop: Stop = "bound", return_info: bool = False
+    ) -> Tensor | tuple[Tensor, TokenRankInfo]:
         """Return the stationary vector, ``x = x P`` (paper, section 4.3).
 
-        A teleported chain takes power steps in float64 until its L1 error, at most ``||x - xP||_1 / (1 - alpha)``,
-        meets the tolerance. Any other chain, an outgoing one too, is squared in float64 until its rows agree, O(n^3):
-        the Cesaro limit from uniform. It exists for every chain, is the stationary vector wherever there is only one,
-        and is what the teleported TokenRank goes to for alpha -> 1.
+        Four rankings have names: ``chain.teleport(a).tokenrank()`` is incoming TokenRank,
+        ``chain.teleport(a).outgoing().tokenrank()`` is outgoing TokenRank as in the official code (teleport before the
+        columns are normalised), ``chain.outgoing().teleport(a).tokenrank()`` teleports after it, and without teleport
+        it is the Cesaro limit from uniform. That exists for every chain, is the stationary vector wherever there is
+        only one, and is what the teleported TokenRank goes to for alpha -> 1.
+
+        By default it is found by GMRES on the states that sum to zero, or for a few hundred tokens by LU, and is
+        certified: the L1 error is at most ``||x - xP||_1 / (1 - alpha)`` with teleport, and ``2 h ||x - xP||_1``
+        without, h the longest mean time until the chain hits its first-ranked token. Chains that cannot be certified
+        so, such as those with several closed classes, are squared in float64 until their rows agree, O(n^3), if they
+        are dense.
+
+        Differentiable with respect to the attention, wherever the stationary vector is the only one: implicitly, at
+        the cost of a second solve. No second derivatives.
 
         Parameters
         ----------
         tol : float
-            Largest L1 error to accept; not a step size. Below 1e-7 it takes a float64 chain.
+            Largest L1 error to accept; not a step size. Below 1e-7 it takes a float64 chain. For the stopping rules
+            "paper" and "official" it is their threshold.
+        method : "krylov" or "power"
+            "power" bounces from uniform until the stopping rule is met.
+        stop : "bound", "paper" or "official"
+            "bound" stops when the error is certified, in float64. The other two are protocols of the power method, in
+            the chain's own type, and promise nothing about the error: "paper" stops when the squared L2 norm of a step
+            is below tol (section 3.1), "official" renormalises each step and stops when its L1 norm is below tol, or
+            after 200 steps (protocol 0.2). For a fixed number of steps, call ``bounce("uniform", n)``.
         return_info : bool
             Whether to return a `TokenRankInfo` too.
 
@@ -348,16 +484,122 @@ class AttentionChain:
         Raises
         ------
         ChainError
-            If tol is not above zero.
+            If tol is not above zero, method and stop do not fit, or the power method cannot certify: without teleport.
 
         Examples
         --------
         >>> rank, info = chain.teleport(0.99).tokenrank(tol=1e-5, return_info=True)
         >>> bool(info.converged), bool(info.bound <= 1e-5)
         (True, True)
+        >>> chain.teleport(0.99).tokenrank(method="power", stop="official")
+        tensor([0.2718, 0.0572, 0.0572, 0.2590, 0.3549])
         """
-        rank, info = stationary.tokenrank(self._operator, validation.tolerance(tol))
+        validation.stopping(method, stop)
+        rank, info = stationary.tokenrank(self._operator, validation.tolerance(tol), method, stop)
         return (rank, info) if return_info else rank
+
+    @overload
+    def tokenranks(
+        self, alphas: Sequence[float] | Tensor, tol: float = ..., return_info: Literal[False] = ...
+    ) -> Tensor: ...
+    @overload
+    def tokenranks(
+        self, alphas: Sequence[float] | Tensor, tol: float = ..., *, return_info: Literal[True]
+    ) -> tuple[Tensor, TokenRankInfo]: ...
+    def tokenranks(
+        self, alphas: Sequence[float] | Tensor, tol: float = 1e-5, return_info: bool = False
+    ) -> Tensor | tuple[Tensor, TokenRankInfo]:
+        """Return ``teleport(alpha).tokenrank(tol)`` for several alphas, from one Krylov space: little dearer than one.
+
+        Parameters
+        ----------
+        alphas : sequence of float, or Tensor
+            Shares of the bounces that follow P, each in (0, 1].
+        tol : float
+            Largest L1 error to accept.
+        return_info : bool
+            Whether to return a `TokenRankInfo` too, its fields (alphas, ...).
+
+        Returns
+        -------
+        Tensor
+            Distributions, (alphas, ..., n), in the chain's dtype.
+
+        Raises
+        ------
+        ChainError
+            If an alpha is out of range, there is none, or tol is not above zero.
+
+        Examples
+        --------
+        >>> chain.tokenranks([0.5, 0.99])
+        tensor([[0.2547, 0.1316, 0.1316, 0.2271, 0.2550],
+                [0.2718, 0.0572, 0.0572, 0.2590, 0.3549]])
+        """
+        checked, target = validation.alphas(alphas), states.uniform(self._operator)
+        ranks, info = stationary.tokenranks(self._operator, checked, target, validation.tolerance(tol))
+        return (ranks, info) if return_info else ranks
+
+    def mixing_time(self, eps: float = 0.25) -> Tensor:
+        """Return the number of bounces until every start is within eps of stationary, in total variation.
+
+        From powers of the matrix in float64, P^2, P^4, ... and back by halves: O(n^3), for dense chains.
+
+        Parameters
+        ----------
+        eps : float
+            Total variation distance, half the L1 distance, in (0, 0.5).
+
+        Returns
+        -------
+        Tensor
+            Bounces, int64, of the batch shape. The largest int64, ``torch.iinfo(torch.int64).max``, for a chain that
+            never mixes, periodic or with several closed classes, or not in 2^50 bounces.
+
+        Raises
+        ------
+        ChainError
+            If eps is out of range, or the chain is matrix-free.
+
+        Examples
+        --------
+        >>> chain.mixing_time(), chain.teleport(0.5).mixing_time()
+        (tensor(3), tensor(2))
+        """
+        eps = validation.distance(eps)
+        validation.dense(self._operator, "the mixing time", "count from one start with first_bounces_until")
+        return convergence.mixing_time(self._operator, eps)
+
+    def first_bounces_until(self, tol: float = 1e-3, start: Start = "uniform", limit: SupportsIndex = 10_000) -> Tensor:
+        """Return how many bounces from a start it takes until the state is within tol of stationary, in L1.
+
+        Parameters
+        ----------
+        tol : float
+            Largest L1 distance to TokenRank, in (0, 2).
+        start : int, Tensor or "uniform"
+            As in `bounce`.
+        limit : int
+            Bounces to try.
+
+        Returns
+        -------
+        Tensor
+            Bounces, int64, (...,): the batch dimensions, broadcast with the start's. The largest int64,
+            ``torch.iinfo(torch.int64).max``, where the limit did not do.
+
+        Raises
+        ------
+        ChainError
+            If tol is not above zero, the limit is negative, or the start is none.
+
+        Examples
+        --------
+        >>> chain.first_bounces_until(1e-3), chain.first_bounces_until(1e-3, start=4)
+        (tensor(11), tensor(13))
+        """
+        tol, limit = validation.tolerance(tol), validation.bounces(limit)
+        return convergence.first_bounces_until(self._operator, tol, states.initial(start, self._operator), limit)
 
     @overload
     def lambda2(self, tol: float = ..., return_info: Literal[False] = ...) -> Tensor: ...
@@ -366,22 +608,25 @@ class AttentionChain:
     def lambda2(self, tol: float = 1e-4, return_info: bool = False) -> Tensor | tuple[Tensor, Lambda2Info]:
         """Return the modulus of the second largest eigenvalue (paper, section 4.4): near 1 mixes slowly, 0 at once.
 
-        From all eigenvalues in float64, so that complex pairs come out right. Teleport scales lambda2 by alpha exactly,
-        but not if `outgoing` comes after it.
+        By bounces of a few vectors that sum to zero (a block Arnoldi method: complex pairs come out right), until the
+        residual times the condition number meets the tolerance. Small chains, and those on which that stalls, such as
+        permutations, go to all eigenvalues in float64, one chain after the other; not above 8192 tokens, nor above 1024
+        without a stored matrix. Teleport scales lambda2 by alpha exactly, but not if `outgoing` comes after it. Not
+        differentiable.
 
         Parameters
         ----------
         tol : float
-            Relative error to accept in `Lambda2Info.converged`; the value itself is always found to round-off.
+            Relative error to accept. Below 1e-5 a float32 chain is bounced in float64, a few rows at a time.
         return_info : bool
-            Whether to return a `Lambda2Info` too; takes twice the time.
+            Whether to return a `Lambda2Info` too; bounces once more, and takes all eigenvalues twice.
 
         Returns
         -------
         lambda2 : Tensor
             In [0, 1], of the batch shape, in the chain's dtype; 0 for a single token.
         info : Lambda2Info
-            Estimated error, and whether it meets the tolerance: where not, lambda2 is ill-posed.
+            Estimated error, whether it meets the tolerance, and whether lambda2 is ill-posed.
 
         Raises
         ------
@@ -395,6 +640,115 @@ class AttentionChain:
         """
         tol = validation.tolerance(tol)
         if not return_info:
-            return spectrum.lambda2(self._operator).to(self.dtype)
+            return spectrum.lambda2(self._operator, tol).to(self.dtype)
         value, info = spectrum.lambda2_with_info(self._operator, tol)
         return value.to(self.dtype), info
+
+    def spectrum(self, k: SupportsIndex, tol: float = 1e-4) -> Tensor:
+        """Return the k eigenvalues of largest modulus, found as `lambda2` is.
+
+        Parameters
+        ----------
+        k : int
+            How many, 1 to n.
+        tol : float
+            Relative error to accept, or absolute, of 1e-6, of eigenvalues near zero.
+
+        Returns
+        -------
+        Tensor
+            (..., k), complex64 or complex128 as the chain's dtype: first the 1 that every chain has, then by falling
+            modulus, the two of a conjugate pair side by side. The last may be the first of a pair.
+
+        Raises
+        ------
+        ChainError
+            If k is not between 1 and n, or tol not above zero.
+
+        Examples
+        --------
+        >>> chain.spectrum(3)
+        tensor([ 1.0000+0.0000j, -0.2250+0.5356j, -0.2250-0.5356j])
+        """
+        k, tol = validation.eigenvalue_count(k, self.n), validation.tolerance(tol)
+        return spectrum.spectrum(self._operator, k, tol).to(self.dtype.to_complex())
+
+    @overload
+    def metastable_sets(
+        self,
+        k: SupportsIndex | Literal["gap"],
+        weights: Tensor | None = ...,
+        k_max: SupportsIndex = ...,
+        return_info: Literal[False] = ...,
+    ) -> Tensor: ...
+    @overload
+    def metastable_sets(
+        self,
+        k: SupportsIndex | Literal["gap"],
+        weights: Tensor | None = ...,
+        k_max: SupportsIndex = ...,
+        *,
+        return_info: Literal[True],
+    ) -> tuple[Tensor, MetastableInfo]: ...
+    def metastable_sets(
+        self,
+        k: SupportsIndex | Literal["gap"],
+        weights: Tensor | None = None,
+        k_max: SupportsIndex = 10,
+        return_info: bool = False,
+    ) -> Tensor | tuple[Tensor, MetastableInfo]:
+        """Return fuzzy sets of tokens in which the chain lingers: GPCCA (Reuter et al. 2018), for any chain.
+
+        The memberships are the crispest that the right invariant subspace of the k leading eigenvalues (by modulus)
+        holds, found by linear programming over the subspace, where the usual search ends in local maxima. Sets that
+        the chain visits in turn have eigenvalues of modulus near one, too, and are found as well. Where eigenvalue
+        k + 1 is as large as k, the subspace, and so the sets, are one choice of many.
+
+        Parameters
+        ----------
+        k : int or "gap"
+            Number of sets. "gap" picks the one k from 2 to k_max with the largest gap between the moduli of eigenvalue
+            k and k + 1, in the mean over the batch, that splits no conjugate pair. Time grows steeply beyond 10 sets.
+        weights : Tensor, optional
+            How much each token counts when crispness is measured: a distribution, (n,) or (..., n) within the batch
+            dimensions, above zero everywhere. Uniform by default, which suits every chain; the stationary vector is
+            ``chain.tokenrank()``.
+        k_max : int
+            Largest k that "gap" may pick.
+        return_info : bool
+            Whether to return a `MetastableInfo` too.
+
+        Returns
+        -------
+        memberships : Tensor
+            (..., n, k), not negative, each token's summing to one, in the chain's dtype; heavy sets first. Not
+            differentiable.
+        info : MetastableInfo
+            Crispness, the coarse chain over the sets, the leading eigenvalues, and the residual.
+
+        Raises
+        ------
+        ChainError
+            If k is out of range or would split a conjugate pair of eigenvalues, or the weights are no distribution
+            over the tokens or zero somewhere.
+
+        Examples
+        --------
+        >>> pairs = AttentionChain(torch.tensor([
+        ...     [0.5, 0.5, 0.0, 0.0, 0.0],
+        ...     [0.4, 0.5, 0.1, 0.0, 0.0],
+        ...     [0.0, 0.1, 0.3, 0.3, 0.3],
+        ...     [0.0, 0.0, 0.3, 0.3, 0.4],
+        ...     [0.0, 0.0, 0.4, 0.3, 0.3]]))
+        >>> pairs.metastable_sets("gap").argmax(-1)
+        tensor([1, 1, 0, 0, 0])
+        """
+        if isinstance(k, str) and k == "gap":
+            k = metastable.gap_size(self._operator, validation.most_sets(k_max))
+        k = validation.set_count(k, self.n)
+        uniform = states.uniform(self._operator)
+        weights = uniform if weights is None else validation.token_weights(weights, self._operator)
+        memberships, eigenvalues = metastable.metastable_sets(self._operator, k, weights)
+        if not return_info:
+            return memberships.to(self.dtype)
+        return memberships.to(self.dtype), metastable.measure(self._operator, memberships, weights, eigenvalues)

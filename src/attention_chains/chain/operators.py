@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 2**20, "cuda": 2**24}  # entries of a matrix that are converted to float64 at a time
+CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64 at a time
 
 
 class Operator(Protocol):
@@ -81,14 +81,14 @@ def single(operator: Operator, index: int) -> Operator:
 
 
 def row_sums(matrix: Tensor) -> Tensor:
-    """Sum the rows of (..., n, n) in float64, where the device has it, a few of them at a time: (..., n)."""
+    """Sum the rows of (..., n, m) in float64, where the device has it, a few of them at a time: (..., n)."""
     dtype = widest_dtype(matrix.device)
     return torch.cat([matrix[..., rows, :].to(dtype).sum(-1) for rows in row_chunks(matrix)], -1)
 
 
 def row_chunks(matrix: Tensor) -> Iterator[slice]:
-    """Cut the rows of (..., n, n) so that no piece of the whole batch has many more than CHUNK entries."""
-    n = matrix.shape[-1]
+    """Cut the rows of (..., n, m) so that no piece of the whole batch has many more than CHUNK entries."""
+    n = matrix.shape[-2]
     per_row = max(1, matrix[..., 0, :].numel())
     step = max(1, CHUNK.get(matrix.device.type, CHUNK["cpu"]) // per_row)
     return (slice(first, min(first + step, n)) for first in range(0, n, step))
@@ -96,6 +96,8 @@ def row_chunks(matrix: Tensor) -> Iterator[slice]:
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
     """Multiply in the operands' own type, even inside an autocast region."""
+    if not torch.is_autocast_enabled(left.device.type):
+        return left @ right
     with torch.autocast(left.device.type, enabled=False):
         return left @ right
 
@@ -120,6 +122,10 @@ class DenseOperator:
     scale: Tensor
     contraction = 1.0
     matrix_free = False
+
+    def __post_init__(self) -> None:
+        """Round the scale once for all bounces in the matrix's own type."""
+        self._own_scale = self.scale.to(self.matrix.dtype)
 
     @classmethod
     def normalising(cls, matrix: Tensor) -> DenseOperator:
@@ -149,9 +155,9 @@ class DenseOperator:
     def apply(self, state: Tensor) -> Tensor:
         """Return v A."""
         state = self._widened(state)
-        scaled = state * self.scale.to(state.dtype)
         if state.dtype == self.dtype:
-            return rows_times(scaled, self.matrix)
+            return rows_times(state * self._own_scale, self.matrix)
+        scaled = state * self.scale.to(state.dtype)
         parts = (rows_times(scaled[..., rows], self._rows(rows, state.dtype)) for rows in row_chunks(self.matrix))
         total = next(parts)
         for part in parts:
@@ -162,10 +168,9 @@ class DenseOperator:
         """Return v A^T."""
         state = self._widened(state)
         if state.dtype == self.dtype:
-            product = rows_times(state, self.matrix.mT)
-        else:
-            rows = row_chunks(self.matrix)
-            product = torch.cat([rows_times(state, self._rows(part, state.dtype).mT) for part in rows], -1)
+            return rows_times(state, self.matrix.mT) * self._own_scale
+        rows = row_chunks(self.matrix)
+        product = torch.cat([rows_times(state, self._rows(part, state.dtype).mT) for part in rows], -1)
         return product * self.scale.to(state.dtype)
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -185,7 +190,7 @@ class DenseOperator:
 
 
 @dataclass(eq=False)
-class _Wrapped:
+class Wrapped:
     """What every operator around one other operator takes over from it."""
 
     base: Operator
@@ -217,7 +222,7 @@ class _Wrapped:
 
 
 @dataclass(eq=False)
-class Teleported(_Wrapped):
+class Teleported(Wrapped):
     """alpha A + (1 - alpha) 1 p^T: with chance 1 - alpha a bounce lands on the target p, (n,) or (*batch_shape, n)."""
 
     alpha: float
@@ -255,7 +260,7 @@ class Teleported(_Wrapped):
 
 
 @dataclass(eq=False)
-class Outgoing(_Wrapped):
+class Outgoing(Wrapped):
     """D^-1 A^T, D the column sums of A: from token j to the tokens that look at it.
 
     A column that nobody looks at (its sum is zero) becomes a uniform row: the limit of teleporting to anywhere with
@@ -299,7 +304,7 @@ class Outgoing(_Wrapped):
 
 
 @dataclass(eq=False)
-class Lazy(_Wrapped):
+class Lazy(Wrapped):
     """stay I + (1 - stay) A."""
 
     stay: float
@@ -328,7 +333,7 @@ class Lazy(_Wrapped):
 
 
 @dataclass(eq=False)
-class Averaged(_Wrapped):
+class Averaged(Wrapped):
     """The weighted mean of a matrix-free operator's chains along one batch dimension; a bounce takes every one."""
 
     weights: Tensor  # as the base's batch_shape, summing to one along dim

@@ -1,46 +1,107 @@
-"""lambda2: how slowly a chain forgets where it started (paper, section 4.4)."""
+"""lambda2, how slowly a chain forgets where it started (paper, section 4.4), and the other leading eigenvalues."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from attention_chains.chain.operators import Operator, Teleported, single, widest_dtype
+from attention_chains.chain import arnoldi, eigen
+from attention_chains.chain.arnoldi import Krylov, Ritz
+from attention_chains.chain.operators import Operator, Teleported, widest_dtype
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
+MARGIN = 0.5  # share of the tolerance at which to stop, so that the error as measured in float64 meets it too
+WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
 
 @dataclass(frozen=True)
 class Lambda2Info:
-    """How far a lambda2 can be trusted; both fields have the chain's batch shape.
+    """How far a lambda2 can be trusted; every field has the chain's batch shape.
 
     Attributes
     ----------
     error : Tensor
-        Absolute difference between the float64 results of P and of its transpose. They have the same eigenvalues, so
-        what differs is round-off, blown up by the eigenvalue's condition number. An estimate, not a bound.
+        Estimated absolute error. Of a lambda2 from Krylov passes: the residual, in float64, times the eigenvalue's
+        condition number. Of one from all eigenvalues: the difference between those of P and of its transpose, which are
+        the same but for round-off, blown up by that condition number. An estimate, not a bound.
     converged : Tensor
-        Whether the error meets the tolerance. False flags an ill-posed lambda2: no algorithm can settle it.
+        Whether the error meets the tolerance.
+    residual : Tensor
+        ``||y P - z y||``, in float64, for the eigenvector y of norm one; zero where all eigenvalues were found.
+    passes : Tensor
+        Vectors that were bounced, int64; zero where the chain went to all eigenvalues at once.
+    ill_posed : Tensor
+        Whether round-off alone, in float64, moves lambda2 by more than the tolerance: no algorithm can settle it.
     """
 
     error: Tensor
     converged: Tensor
+    residual: Tensor
+    passes: Tensor
+    ill_posed: Tensor
 
 
-def lambda2(operator: Operator) -> Tensor:
-    """Return the second largest eigenvalue modulus, (*batch_shape,), float64."""
+@dataclass
+class _Found:
+    """Leading eigenvalues of a flat batch of B chains, on the CPU.
+
+    (B, count): `values`, `error`, `residual`, `condition`; (B,): `passes`, whether `settled`, and whether `complete`,
+    from all eigenvalues.
+    """
+
+    values: Tensor
+    error: Tensor
+    residual: Tensor
+    condition: Tensor
+    passes: Tensor
+    settled: Tensor
+    complete: Tensor
+
+    @classmethod
+    def none(cls, chains: int, count: int) -> _Found:
+        values = torch.zeros(chains, count, dtype=torch.complex128)
+        each, flags = values.real, torch.zeros(chains, dtype=torch.bool)
+        return cls(values, each.clone(), each.clone(), each.clone(), flags.long(), flags.clone(), flags.clone())
+
+    @classmethod
+    def joined(cls, parts: list[_Found]) -> _Found:
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def note(self, chains: Tensor, ritz: Ritz, among: Tensor, condition: Tensor, passes: int) -> None:
+        """Write down the pairs `among` those of a look, and their condition numbers."""
+        self.values[chains], self.residual[chains] = ritz.values[among], ritz.residual[among]
+        self.condition[chains], self.passes[chains] = condition, passes
+        self.error[chains] = self.residual[chains] * condition
+
+
+@torch.no_grad()
+def lambda2(operator: Operator, tol: float = 1e-4) -> Tensor:
+    """Return the second largest eigenvalue modulus, (*batch_shape,), in the widest type of the device."""
     alpha, bare = _without_teleport(operator)
-    return alpha * _second_modulus(bare)
+    return _shaped(_modulus(alpha, _leading(bare, 1, tol)), operator)
 
 
+@torch.no_grad()
 def lambda2_with_info(operator: Operator, tol: float) -> tuple[Tensor, Lambda2Info]:
     """Return lambda2 and how far it can be trusted."""
     alpha, bare = _without_teleport(operator)
-    value, other = alpha * _second_modulus(bare), alpha * _second_modulus(bare, transposed=True)
-    error = (value - other).abs()
-    return value, Lambda2Info(error, error <= (tol * value).clamp(min=ABSOLUTE_FLOOR))
+    found = _leading(bare, 1, tol, certify=True)
+    value, error = _modulus(alpha, found), alpha * found.error[:, 0]
+    converged = error <= (tol * value).clamp(min=_floor(tol))
+    parts = (error, converged, alpha * found.residual[:, 0], found.passes, found.complete & ~converged)
+    return _shaped(value, operator), Lambda2Info(*(_shaped(part, operator) for part in parts))
+
+
+@torch.no_grad()
+def spectrum(operator: Operator, k: int, tol: float = 1e-4) -> Tensor:
+    """Return the k leading eigenvalues, (*batch_shape, k) complex; see `AttentionChain.spectrum`."""
+    alpha, bare = _without_teleport(operator)
+    one = torch.ones(operator.batch_shape.numel(), 1, dtype=torch.complex128)
+    rest = alpha * _leading(bare, k - 1, tol).values if k > 1 else one[:, :0]
+    wide = torch.complex64 if operator.device.type == "mps" else torch.complex128
+    return torch.cat([one, rest], -1).to(operator.device, wide).view(*operator.batch_shape, k)
 
 
 def _without_teleport(operator: Operator) -> tuple[float, Operator]:
@@ -51,22 +112,112 @@ def _without_teleport(operator: Operator) -> tuple[float, Operator]:
     return alpha, operator
 
 
-def _second_modulus(operator: Operator, transposed: bool = False) -> Tensor:
-    """Second largest modulus of each chain, (*batch_shape,) float64, where the device has it.
+def _leading(operator: Operator, count: int, tol: float, certify: bool = False) -> _Found:
+    """Return the `count` eigenvalues that lead after the 1, from Krylov passes, or from all of them where need be."""
+    chains, held = operator.batch_shape.numel(), arnoldi.capacity(operator.n, count)[0]
+    with torch.autocast(operator.device.type, enabled=False):
+        if operator.n == 1 or chains == 0:
+            found = _Found.none(chains, count)
+            found.complete[:] = True
+            return found
+        if eigen.may_form(operator) and operator.n <= max(eigen.SMALL, 2 * held):
+            found = _Found.none(chains, count)
+        else:
+            found = _Found.joined([_by_krylov(piece, count, tol, certify) for piece in eigen.pieces(operator)])
+        if eigen.may_form(operator):
+            for chain in (~found.settled).nonzero().flatten().tolist():
+                _by_all(operator, chain, found, certify)
+        return found
 
-    One matrix at a time: the solver takes them so anyway, and no second batch of them is held in float64.
+
+def _by_krylov(operator: Operator, count: int, tol: float, certify: bool) -> _Found:
+    """Bounce a few vectors until the residual, times the condition number, meets the tolerance."""
+    dtype = operator.dtype if tol >= arnoldi.SINGLE else widest_dtype(operator.device)
+    block = max(count, 1 if arnoldi.divisible(operator) else arnoldi.SAFE)
+    krylov, found = Krylov(operator, dtype, count, block), _Found.none(operator.batch_shape.numel(), count)
+    vectors = krylov.basis.new_zeros(len(found.passes) if certify else 0, 2, count, operator.n)
+    _search(krylov, torch.arange(len(found.passes)), tol, found, vectors)
+    if certify:
+        _certify(found, operator, vectors, tol)
+    return found
+
+
+def _search(krylov: Krylov, chains: Tensor, tol: float, found: _Found, vectors: Tensor) -> None:
+    """Settle these chains; those that are good with a block that is not safe must be so again with a wider one."""
+    among = torch.arange(len(chains))  # the chains, in what is bounced
+    for _ in arnoldi.looks(krylov):
+        ritz = krylov.ritz()
+        good, condition = _good(ritz, among, tol, torch.finfo(vectors.dtype).eps)
+        last = ~good & (krylov.passes >= krylov.limit)
+        done = good | last
+        if not done.any():
+            continue
+        if krylov.safe or last.any():
+            found.note(chains[done], ritz, among[done], condition[done], krylov.passes)
+            found.settled[chains] = good
+            if len(vectors):
+                vectors[chains[done].to(vectors.device)] = ritz.vectors[among[done].to(vectors.device)]
+        else:
+            _search(krylov.widened(among[good]), chains[good], tol, found, vectors)
+        chains, among = chains[~done], among[~done]
+        if not len(chains):
+            break
+        if arnoldi.divisible(krylov.operator) and len(chains) < WORTH_CUTTING * len(krylov.basis):
+            krylov.select(among)
+            among = torch.arange(len(chains))
+
+
+def _good(ritz: Ritz, among: Tensor, tol: float, roundoff: float) -> tuple[Tensor, Tensor]:
+    """Tell which chains are as good as asked, beyond what round-off may hide in their residuals, and conditions.
+
+    A condition number is at least one: it is computed only where the residual alone is small enough, else infinite.
     """
-    dtype, count = widest_dtype(operator.device), operator.batch_shape.numel()
-    if operator.n == 1 or count == 0:
-        return torch.zeros(operator.batch_shape, dtype=dtype, device=operator.device)
-    moduli = []
-    for index in range(count):
-        matrix = single(operator, index).dense(dtype)
-        moduli.append(_second_of(matrix.mT if transposed else matrix))
-    return torch.stack(moduli).view(operator.batch_shape).to(operator.device, dtype)
+    residual = ritz.residual[among] + roundoff
+    enough = MARGIN * (tol * ritz.values[among].abs()).clamp(min=_floor(tol))
+    near = (residual <= enough).all(-1)
+    condition = torch.full_like(residual, torch.inf)
+    if near.any():
+        condition[near] = ritz.condition(among[near])
+    return (residual * condition <= enough).all(-1), condition
 
 
-def _second_of(matrix: Tensor) -> Tensor:
-    """All eigenvalues, so that complex pairs come out right; float32 was off by up to 2e-3 on drifting heads."""
-    matrix = matrix.cpu() if matrix.device.type == "mps" else matrix  # MPS has no eigenvalues and no float64
-    return torch.linalg.eigvals(matrix.double()).abs().topk(2).values[1].clamp(max=1)
+def _certify(found: _Found, operator: Operator, vectors: Tensor, tol: float) -> None:
+    """Measure residuals anew, in the device's widest type, by a bounce of each vector; unsettle what is not as good."""
+    wide = vectors.to(widest_dtype(operator.device))
+    wide = wide / torch.linalg.vector_norm(wide, dim=(1, 3), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
+    images = eigen.bounce_rows(operator, wide.flatten(1, 2)).view_as(wide)
+    found.residual = eigen.residuals(found.values, wide, images)
+    found.error = found.residual * found.condition
+    found.settled &= (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
+
+
+def _by_all(operator: Operator, chain: int, found: _Found, certify: bool) -> None:
+    """Find all eigenvalues of one chain in float64, and with them those of its transpose to see what round-off does."""
+    matrix, count = eigen.formed(operator, chain), found.values.shape[1]
+    values = _after_the_first(torch.linalg.eigvals(matrix))[:count]
+    found.values[chain, : len(values)], found.residual[chain] = values, 0
+    found.settled[chain] = found.complete[chain] = True
+    if certify:
+        others = _after_the_first(torch.linalg.eigvals(matrix.mT))[:count]
+        found.error[chain, : len(values)] = (values.abs() - others.abs()).abs()
+
+
+def _after_the_first(values: Tensor) -> Tensor:
+    """Return the eigenvalues without the 1 that every chain has, by falling modulus, pairs adjacent, on the CPU."""
+    values = values.cpu()
+    values = values[torch.arange(len(values)) != (values - 1).abs().argmin()]
+    return values[values.abs().argsort(descending=True, stable=True)]
+
+
+def _floor(tol: float) -> float:
+    """Absolute error that always will do: lambda2 of a chain of rank one is zero, and no relative error fits it."""
+    return min(ABSOLUTE_FLOOR, tol / 100)
+
+
+def _modulus(alpha: float, found: _Found) -> Tensor:
+    return alpha * found.values[:, 0].abs().clamp(max=1)
+
+
+def _shaped(values: Tensor, operator: Operator) -> Tensor:
+    dtype = widest_dtype(operator.device) if values.is_floating_point() else values.dtype
+    return values.to(operator.device, dtype).view(operator.batch_shape)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from attention_chains.chain.operators import Lazy, Operator, matmul, normalised, widest_dtype
+from attention_chains.chain import adjoint, certificate, gmres, power
+from attention_chains.chain.doubling import doubling
+from attention_chains.chain.errors import ChainError
+from attention_chains.chain.krylov_rank import Found, Surfers
+from attention_chains.chain.operators import Operator, Teleported, normalised, single, widest_dtype
+from attention_chains.chain.power import l1
 from attention_chains.chain.states import uniform
 
-MAX_POWER_STEPS = 20_000  # enough for alpha = .999; a slower chain is doubled instead
-MAX_DOUBLINGS = 1100  # the smallest leak that float64 can hold, 2^-1074, has grown to one by then
-SETTLED = 1e-10  # relative change of an entry that is round-off; a leak's entries double
+DOUBLED = 32  # tokens up to which a chain without a contraction is doubled at once
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,14 @@ class TokenRankInfo:
     Attributes
     ----------
     iterations : Tensor
-        Power steps (teleported chains) or doublings (all others) until the tolerance was met, int64.
+        Bounces until the tolerance was met: Krylov or power steps, none after LU; or doublings, where it was doubled.
     residual : Tensor
-        ``||x - xP||_1`` of the vector in float64.
+        ``||x - xP||_1`` of the vector, or a little more, in float64.
     bound : Tensor
         Certified: the L1 error is at most this. Two, the largest distance there is, means that nothing is certified.
     converged : Tensor
-        Whether the bound met the tolerance or, without teleport, doubling the bounces changed nothing more.
+        Whether the bound met the tolerance or, for chains that have no bound, doubling changed nothing more. With
+        ``stop="paper"`` or ``"official"``: whether that rule was met.
     """
 
     iterations: Tensor
@@ -38,70 +42,167 @@ class TokenRankInfo:
     converged: Tensor
 
 
-def tokenrank(operator: Operator, tol: float) -> tuple[Tensor, TokenRankInfo]:
-    """Return the stationary vector (*batch_shape, n), found in float64, and how it was found."""
-    solve = power_steps if _steps_needed(operator.contraction, tol) <= MAX_POWER_STEPS else doubling
-    rounding = torch.finfo(operator.dtype).eps / 2  # of the result, to the chain's own type, in L1
-    rank, iterations, bound, settled = solve(operator, tol - rounding if tol > rounding else tol)
-    bound = bound + rounding
-    residual = _l1(operator.apply(rank) - rank)
-    rank = normalised(rank).to(operator.dtype)
-    return rank, TokenRankInfo(iterations, residual, bound.clamp(max=2), settled | (bound <= tol))
+def tokenrank(
+    operator: Operator, tol: float, method: str = "krylov", stop: str = "bound"
+) -> tuple[Tensor, TokenRankInfo]:
+    """Return the stationary vector (*batch_shape, n), and how it was found; see `AttentionChain.tokenrank`."""
+    inner = _before_rounding(operator, tol) if stop == "bound" else tol
+    with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
+        reached = found(operator, inner) if method == "krylov" else _power(operator, inner, stop)
+        rank, info = _rounded(operator, reached, tol, stop)
+    return adjoint.attach(operator, rank), info
 
 
-def power_steps(operator: Operator, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Bounce from uniform until the L1 error, at most residual / (1 - contraction), is below `tol` everywhere.
-
-    Returns
-    -------
-    state, iterations, bound, settled : Tensor
-        As in `TokenRankInfo`; power steps are only ever settled by their bound, so `settled` is False.
-    """
-    state = uniform(operator, widest_dtype(operator.device))
-    iterations = torch.zeros(operator.batch_shape, dtype=torch.long, device=operator.device)
-    rounding = operator.n * torch.finfo(widest_dtype(operator.device)).eps  # of one bounce, in L1
-    for _ in range(_steps_needed(operator.contraction, tol) + 1):
-        bounced = operator.apply(state)
-        bound = (_l1(bounced - state) + rounding) / (1 - operator.contraction)
-        unmet = bound > tol
-        if not unmet.any():
-            break
-        state, iterations = bounced, iterations + unmet
-    return state, iterations, bound, torch.zeros_like(unmet)
+def found(operator: Operator, tol: float) -> Found:
+    """Return the stationary vector in the widest type, (*batch_shape, n), its L1 error certified to `tol` if can be."""
+    with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
+        if isinstance(operator, Teleported):
+            return _krylov(operator.base, [operator.alpha], operator.target, tol)[0]
+        return _krylov(operator, [1.0], uniform(operator), tol)[0]
 
 
-def doubling(operator: Operator, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Square the lazy chain until its rows agree: the Cesaro limit from uniform, whatever the chain.
-
-    The lazy chain has the same Cesaro limit and is never periodic, so its powers reach that limit: also for several
-    closed classes, transient tokens and permutations. Squaring non-negative matrices cancels nothing, so that leaks
-    between nearly closed classes keep their relative accuracy, however small. Every row is within 2 (1 - overlap) of
-    the stationary vector, where the overlap is the mass that all rows share.
-
-    Returns
-    -------
-    state, iterations, bound, settled : Tensor
-        As in `TokenRankInfo`.
-    """
-    power = Lazy(operator, 0.5).dense(widest_dtype(operator.device))
-    iterations = torch.zeros(operator.batch_shape, dtype=torch.long, device=operator.device)
-    rounding = operator.n * torch.finfo(widest_dtype(operator.device)).eps  # of one squaring, in L1
-    for doublings in range(MAX_DOUBLINGS):
-        squared = normalised(matmul(power, power))
-        settled = ((squared - power).abs() <= SETTLED * squared).all(-1).all(-1)
-        power = squared
-        bound = 2 * (1 - power.amin(-2).sum(-1)).clamp(min=0) + (doublings + 1) * rounding
-        unmet = (bound > tol) & ~settled
-        if not unmet.any():
-            break
-        iterations = iterations + unmet
-    return power.mean(-2), iterations, bound, settled
+def tokenranks(operator: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> tuple[Tensor, TokenRankInfo]:
+    """Return the stationary vectors (alphas, *batch_shape, n) of an operator teleported by each alpha."""
+    with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
+        reached = _krylov(operator, alphas, target, _before_rounding(operator, tol))
+        rounded = [_rounded(operator, one, tol, "bound") for one in reached]
+    ranks = [
+        adjoint.attach(_teleported(operator, alpha, target), rank)
+        for alpha, (rank, _) in zip(alphas, rounded, strict=True)
+    ]
+    infos = zip(*(vars(info).values() for _, info in rounded), strict=True)
+    return torch.stack(ranks), TokenRankInfo(*(torch.stack(field) for field in infos))
 
 
-def _steps_needed(contraction: float, tol: float) -> float:
-    """Bounces after which any two distributions, at most 2 apart, are within `tol`."""
-    return max(0, math.ceil(math.log(tol / 2) / math.log(contraction))) if contraction < 1 else math.inf
+def _teleported(base: Operator, alpha: float, target: Tensor) -> Operator:
+    return base if alpha == 1 else Teleported(base, alpha, target)
 
 
-def _l1(values: Tensor) -> Tensor:
-    return values.abs().sum(-1)
+def _before_rounding(operator: Operator, tol: float) -> float:
+    """What of the tolerance is left when the result is rounded to the chain's own type."""
+    rounding = torch.finfo(operator.dtype).eps / 2
+    return tol - rounding if tol > rounding else tol
+
+
+def _rounded(operator: Operator, reached: Found, tol: float, stop: str) -> tuple[Tensor, TokenRankInfo]:
+    bound = (reached.bound + torch.finfo(operator.dtype).eps / 2).clamp(max=2)
+    converged = reached.settled | (bound <= tol) if stop == "bound" else reached.settled
+    rank = normalised(reached.rank).to(operator.dtype)
+    return rank, TokenRankInfo(reached.iterations, reached.residual, bound, converged)
+
+
+def _power(operator: Operator, tol: float, stop: str) -> Found:
+    """Take plain power steps from uniform until a rule says stop."""
+    dtype = widest_dtype(operator.device)
+    contraction = certificate.contraction(operator)
+    amplification = certificate.by_contraction(contraction)
+    if stop == "bound":
+        if (steps := power.steps_needed(contraction, tol)) > power.LONGEST:
+            raise ChainError(
+                f"the power method may need {steps:,} steps to certify {tol:g} here, more than {power.LONGEST:,}: "
+                'teleport more, or use method="krylov"'
+            )
+        state, _, iterations = power.certified(operator, tol, amplification, uniform(operator, dtype))
+        met = torch.zeros_like(iterations, dtype=torch.bool)
+    else:
+        state, met, iterations = (power.paper if stop == "paper" else power.official)(operator, tol)
+    residual = l1(operator.apply(normalised(state.to(dtype))) - normalised(state.to(dtype)))
+    return Found(
+        state.to(dtype), iterations, residual, (residual + certificate.rounding(operator)) * amplification, met
+    )
+
+
+def _krylov(base: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> list[Found]:
+    """Find the rank for each alpha: from one Krylov space where the contractions certify, else one by one."""
+    shrinks = certificate.contraction(base)
+    within = tol / 2 / certificate.rounding(base)
+    proven = [bool((certificate.by_contraction(alpha * shrinks) <= within).all()) for alpha in alphas]
+    together = iter(_contracting(base, [alpha for alpha, yes in zip(alphas, proven, strict=True) if yes], target, tol))
+    return [
+        next(together) if yes else _unproven(_teleported(base, alpha, target), tol)
+        for alpha, yes in zip(alphas, proven, strict=True)
+    ]
+
+
+def _contracting(base: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> list[Found]:
+    """Rank chains whose contraction alone certifies the result."""
+    if not alphas:
+        return []
+    walks = []
+    for part, landing in _parts(base, target):
+        family = Surfers.of(part, alphas, landing)
+        amplification = certificate.by_contraction(family.contraction)
+        walks.append(family.refined(family.approached(tol / amplification), amplification, tol))
+    merged = _merged(walks, base)
+    chains = [_teleported(base, alpha, target) for alpha in alphas]
+    return [_completed(chain, _at(merged, index), tol) for index, chain in enumerate(chains)]
+
+
+def _unproven(operator: Operator, tol: float) -> Found:
+    """Rank chains that no contraction certifies, by their hitting times; double those that have none."""
+    if operator.n <= DOUBLED and not operator.matrix_free:
+        return _doubled(operator, tol)
+    walks = []
+    for part, landing in _parts(operator, uniform(operator)):
+        family = Surfers.of(part, [1.0], landing)
+        walk = family.approached(torch.full_like(family.contraction, tol / 1000))  # hitting times are about n, or more
+        amplification = certificate.by_hitting(part, walk.state[0].argmax(-1))
+        amplification = torch.minimum(amplification, certificate.by_contraction(family.contraction))
+        walks.append(family.refined(walk, amplification, tol))
+    return _completed(operator, _at(_merged(walks, operator), 0), tol)
+
+
+def _parts(operator: Operator, target: Tensor) -> list[tuple[Operator, Tensor]]:
+    """Cut a batch into the parts that are solved one after the other, each with its targets (*batch, n), float64."""
+    parts = gmres.apart(operator)
+    wide = normalised(target.to(widest_dtype(operator.device)))
+    rows = wide.expand(*operator.batch_shape, operator.n).reshape(len(parts), *parts[0].batch_shape, operator.n)
+    return list(zip(parts, rows, strict=True))
+
+
+def _merged(walks: list[Found], operator: Operator) -> Found:
+    """Put the parts of a batch together again: (alphas, *batch_shape)."""
+    if len(walks) == 1:
+        return walks[0]
+    fields = zip(*(vars(walk).values() for walk in walks), strict=True)
+    return Found(*(torch.stack(field, 1).unflatten(1, operator.batch_shape) for field in fields))
+
+
+def _at(several: Found, index: int) -> Found:
+    """Return what was found for one alpha."""
+    return Found(*(value[index] for value in vars(several).values()))
+
+
+def _doubled(operator: Operator, tol: float) -> Found:
+    state, doublings, bound, settled = doubling(operator, tol)
+    return Found(state, doublings, l1(operator.apply(state) - state), bound, settled)
+
+
+def _completed(operator: Operator, reached: Found, tol: float) -> Found:
+    """Go on where the bound missed the tolerance: by power steps if they can meet it, by doubling if dense."""
+    unmet = (reached.bound > tol) & (operator.n > 1)
+    for index in unmet.flatten().nonzero().flatten().tolist():
+        better = _last_resort(single(operator, index), reached.rank.reshape(-1, operator.n)[index], tol)
+        if better is not None and (bool(better.settled) or better.bound < reached.bound.flatten()[index]):
+            _put(reached, index, better)
+    return reached
+
+
+def _last_resort(operator: Operator, state: Tensor, tol: float) -> Found | None:
+    contraction = certificate.contraction(operator)
+    amplification = certificate.by_contraction(contraction)
+    reachable = bool(certificate.rounding(operator) * amplification < tol)
+    if reachable and power.steps_needed(contraction, tol) <= power.LONGEST:
+        state, bound, steps = power.certified(operator, tol, amplification, state)
+        return Found(state, steps, bound / amplification, bound, torch.zeros_like(steps, dtype=torch.bool))
+    return None if operator.matrix_free else _doubled(operator, tol)
+
+
+def _put(reached: Found, index: int, one: Found) -> None:
+    """Replace what was found for one chain of the batch; the steps that led there count too."""
+    one.iterations = one.iterations + reached.iterations.flatten()[index]
+    for field, value in vars(one).items():
+        old = getattr(reached, field)
+        flat = old.reshape(-1, *value.shape).clone()
+        flat[index] = value
+        setattr(reached, field, flat.view(old.shape))

@@ -36,6 +36,26 @@ def transition_matrix(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def scores(logits: Tensor) -> Tensor:
     """Check attention logits (..., n, n), -inf where a key is masked; return them in float32 or float64."""
     _square(logits, "scores")
+    return _maskable(logits)
+
+
+def cross_scores(logits: Tensor) -> Tensor:
+    """Check cross-attention logits (..., m, n), -inf where a key is masked; return them in float32 or float64."""
+    _rectangular(logits, "scores")
+    return _maskable(logits)
+
+
+def cross_attention(matrix: Tensor) -> Tensor:
+    """Check cross-attention after the softmax (..., m, n); return it in float32 or float64."""
+    _rectangular(matrix, "attention")
+    wide = _wide(matrix)
+    advice = "pass attention after the softmax, or scores with probabilities=False"
+    _no_entry(~(wide.isfinite() & (wide >= 0)), wide, "attention", advice)
+    _rows_sum_to_one(wide.sum(-1), SUM_TOLERANCE[matrix.dtype], "pass scores with probabilities=False")
+    return wide
+
+
+def _maskable(logits: Tensor) -> Tensor:
     wide = _wide(logits)
     masked = wide == -math.inf
     _no_entry(
@@ -44,6 +64,87 @@ def scores(logits: Tensor) -> Tensor:
     if (lost := masked.all(-1)).any():
         raise ChainError(f"scores {_row(_first(lost))} is -inf at every token: leave it a key to attend to, or drop it")
     return wide
+
+
+def queries_and_keys(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Check q (*batch, n, d) and k, the same or with grouped heads; return both in one type, float32 or float64."""
+    for name, values in (("q", q), ("k", k)):
+        if not isinstance(values, Tensor) or values.dtype not in SUM_TOLERANCE:
+            raise ChainError(f"{name} must be a tensor of float16, bfloat16, float32 or float64, got {_kind(values)}")
+        if values.ndim < 2 or 0 in values.shape[-2:]:
+            raise ChainError(
+                f"{name} must have shape (..., n, d) with n and d of at least 1, got {tuple(values.shape)}"
+            )
+    if q.device != k.device:
+        raise ChainError(f"q is on {q.device} and k on {k.device}: move both to one device")
+    if q.shape[-2] != k.shape[-2]:
+        raise ChainError(
+            f"q has {q.shape[-2]} tokens and k {k.shape[-2]}, but a chain needs the same on both sides: "
+            "pass the scores of cross-attention to AttentionChain.from_cross"
+        )
+    if q.shape[-1] != k.shape[-1]:
+        raise ChainError(f"q has {q.shape[-1]} features and k {k.shape[-1]}: they must be equally many")
+    if not _grouped(q.shape[:-2], k.shape[:-2]):
+        raise ChainError(
+            f"q has batch dimensions {tuple(q.shape[:-2])} and k {tuple(k.shape[:-2])}: they must be the same, but for "
+            "the last, where the heads of k may divide those of q"
+        )
+    dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
+    return q.to(dtype), k.to(dtype)
+
+
+def _grouped(queries: torch.Size, keys: torch.Size) -> bool:
+    if queries == keys:
+        return True
+    same = len(queries) == len(keys) and queries[:-1] == keys[:-1]
+    return same and keys[-1] > 0 and queries[-1] % keys[-1] == 0
+
+
+def attention_mask(mask: Tensor | None, q: Tensor) -> Tensor | None:
+    """Check a boolean or additive mask, which must broadcast to (*batch, n, n) for q (*batch, n, d)."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dtype not in (torch.bool, *SUM_TOLERANCE):
+        raise ChainError(
+            f"mask must be a boolean tensor (True: may attend) or one of floats added to the logits, got {_kind(mask)}"
+        )
+    if mask.device != q.device:
+        raise ChainError(f"mask is on {mask.device} and q on {q.device}: move both to one device")
+    full = (*q.shape[:-1], q.shape[-2])
+    sizes = mask.shape[::-1]
+    if mask.ndim > len(full) or any(size not in (1, whole) for size, whole in zip(sizes, full[::-1], strict=False)):
+        raise ChainError(f"mask has shape {tuple(mask.shape)}, which does not broadcast to {full}")
+    return mask if mask.ndim else mask.unsqueeze(0)
+
+
+def log_sums(lse: Tensor, tokens: Tensor | None = None) -> None:
+    """Check the logs of the sums that a softmax divides by, (*batch, n); `tokens` are the rows' names if not 0 to n."""
+    if lse.isfinite().all():
+        return
+    lost = lse == -math.inf
+    *batch, row = _first(lost if lost.any() else ~lse.isfinite())
+    named = _row((*batch, row if tokens is None else int(tokens[row])))
+    if not lost.any():
+        raise ChainError(f"the logits of {named} are not finite: look for NaN or overflow in q, k and the mask")
+    if tokens is not None:
+        raise ChainError(f"attention {named} goes to dropped tokens only: drop it too")
+    raise ChainError(f"mask leaves {named} no key to attend to: leave it one, or delete the token from q and k")
+
+
+def scale(value: float | None, features: int) -> float:
+    """Check the factor of q k^T; by default it is one over the root of the features."""
+    if value is None:
+        return features**-0.5
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ChainError(f"scale must be a finite number, got {value!r}")
+    return float(value)
+
+
+def storage(value: str) -> str:
+    """Check where a chain's numbers are to be."""
+    if value not in ("auto", "dense", "fused"):
+        raise ChainError(f'storage must be "auto", "dense" or "fused", got {value!r}')
+    return value
 
 
 def state(values: Tensor, name: str, operator: Operator) -> Tensor:
@@ -136,6 +237,37 @@ def tolerance(value: float) -> float:
     return float(value)
 
 
+def alphas(values: Sequence[float] | Tensor) -> list[float]:
+    """Check several shares of bounces that follow the attention."""
+    listed = values.tolist() if isinstance(values, Tensor) else values
+    if not isinstance(listed, Sequence) or isinstance(listed, str) or len(listed) == 0:
+        raise ChainError(f"alphas must be a sequence of at least one number in (0, 1], got {values!r}")
+    return [alpha(value) for value in listed]
+
+
+def stopping(method: str, stop: str) -> None:
+    """Check a way to find TokenRank, and its stopping rule."""
+    if method not in ("krylov", "power"):
+        raise ChainError(f'method must be "krylov" or "power", got {method!r}')
+    if stop not in ("bound", "paper", "official"):
+        raise ChainError(f'stop must be "bound", "paper" or "official", got {stop!r}')
+    if method == "krylov" and stop != "bound":
+        raise ChainError(f'stop={stop!r} is a rule of the power method: pass method="power" with it')
+
+
+def dense(operator: Operator, what: str, instead: str) -> None:
+    """Check that the n x n numbers are at hand."""
+    if operator.matrix_free:
+        raise ChainError(f"{what} takes powers of the n x n matrix, which a matrix-free chain does not hold: {instead}")
+
+
+def distance(eps: float) -> float:
+    """Check a total variation distance below which a chain counts as mixed."""
+    if not isinstance(eps, Real) or not 0 < eps < 0.5:
+        raise ChainError(f"eps must be a number above 0 and below 0.5, got {eps!r}: 0.25 is usual")
+    return float(eps)
+
+
 def bounces(n: SupportsIndex) -> int:
     """Check a number of bounces."""
     if not isinstance(n, SupportsIndex) or isinstance(n, bool) or as_index(n) < 0:
@@ -191,6 +323,42 @@ def weighed(total: Tensor) -> None:
         raise ChainError('every chain added has lambda2 = 0, so no weight is above zero: use weights="uniform"')
 
 
+def token_weights(values: Tensor, operator: Operator) -> Tensor:
+    """Check the tokens' weights for metastable sets: a distribution within the batch dimensions, nowhere zero."""
+    checked = distribution(values, "weights", operator)
+    if torch.broadcast_shapes(checked.shape[:-1], operator.batch_shape) != operator.batch_shape:
+        raise ChainError(
+            f"weights has batch dimensions {tuple(checked.shape[:-1])}, but the chain has only "
+            f"{tuple(operator.batch_shape)}"
+        )
+    if (zero := checked == 0).any():
+        raise ChainError(
+            f"weights are zero at token {_first(zero)[-1]}: give each token some, as TokenRank with teleport does"
+        )
+    return checked
+
+
+def set_count(k: SupportsIndex, n: int) -> int:
+    """Check a number of metastable sets of n tokens."""
+    if not isinstance(k, SupportsIndex) or isinstance(k, bool) or not 1 <= as_index(k) <= n:
+        raise ChainError(f'k must be "gap" or an integer from 1 to {n}, the number of tokens, got {k!r}')
+    return as_index(k)
+
+
+def most_sets(k_max: SupportsIndex) -> int:
+    """Check the largest number of metastable sets that may be picked."""
+    if not isinstance(k_max, SupportsIndex) or isinstance(k_max, bool) or as_index(k_max) < 2:
+        raise ChainError(f"k_max must be an integer of at least 2, got {k_max!r}")
+    return as_index(k_max)
+
+
+def eigenvalue_count(k: SupportsIndex, n: int) -> int:
+    """Check a number of eigenvalues of n tokens."""
+    if not isinstance(k, SupportsIndex) or isinstance(k, bool) or not 1 <= as_index(k) <= n:
+        raise ChainError(f"k must be an integer from 1 to {n}, the number of tokens, got {k!r}")
+    return as_index(k)
+
+
 def followers(first: Operator, then: Operator) -> None:
     """Check that one operator's states can go on in the other."""
     if first.n != then.n:
@@ -217,6 +385,15 @@ def _square(matrix: Tensor, name: str) -> None:
         raise ChainError(f"{name} must be square, (..., n, n) with n of at least 1, got {tuple(matrix.shape)}")
 
 
+def _rectangular(matrix: Tensor, name: str) -> None:
+    if not isinstance(matrix, Tensor) or matrix.dtype not in SUM_TOLERANCE:
+        raise ChainError(f"{name} must be a tensor of float16, bfloat16, float32 or float64, got {_kind(matrix)}")
+    if matrix.ndim < 2 or 0 in matrix.shape[-2:]:
+        raise ChainError(
+            f"{name} must have shape (..., m, n), m queries and n keys of at least 1, got {tuple(matrix.shape)}"
+        )
+
+
 def _wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
@@ -228,14 +405,16 @@ def _no_entry(bad: Tensor, values: Tensor, name: str, advice: str) -> None:
         raise ChainError(f"{name}{row} holds {values[position].item():.6g} at token {position[-1]}: {advice}")
 
 
-def _rows_sum_to_one(sums: Tensor, tolerance: float) -> None:
+def _rows_sum_to_one(
+    sums: Tensor, tolerance: float, instead: str = "pass scores to AttentionChain.from_scores"
+) -> None:
     off = (sums - 1).abs()
     if (wrong := off > tolerance).any():
         worst = _first(off == off.max())
         raise ChainError(
             f"attention {_row(worst)} sums to {sums[worst].item():.6g}, off by {off[worst].item():.3g} "
             f"({wrong.sum().item()} of {off.numel()} rows are off by more than {tolerance:g}): "
-            "divide each row by its sum, or pass scores to AttentionChain.from_scores"
+            f"divide each row by its sum, or {instead}"
         )
 
 

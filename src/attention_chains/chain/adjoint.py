@@ -1,0 +1,60 @@
+"""Gradients of the stationary vector by the implicit function theorem: one more linear solve, no unrolled steps.
+
+x = x P moves by dx = (x dP)(I - P)^-1 on the states that sum to zero. So a gradient g of x pulls back through one
+bounce x P of the fixed x, as the column l with (I - P) l = g up to a constant: x dP sums to zero and ignores constants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention_chains.chain import gmres
+from attention_chains.chain.errors import ChainError
+from attention_chains.chain.gmres import apart
+from attention_chains.chain.operators import Operator
+
+ACCURACY = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the adjoint system: residual over right-hand side, L1
+
+
+def attach(operator: Operator, rank: Tensor) -> Tensor:
+    """Return `rank`, differentiable with respect to whatever the operator is made of."""
+    if not (torch.is_grad_enabled() and _differentiable(operator)):
+        return rank
+    return _Stationary.apply(operator.apply(rank), rank, operator)
+
+
+def _differentiable(part: object) -> bool:
+    """Whether a tensor that an operator is made of requires a gradient."""
+    if isinstance(part, Tensor):
+        return part.requires_grad
+    return hasattr(part, "apply_transposed") and any(map(_differentiable, vars(part).values()))
+
+
+class _Stationary(torch.autograd.Function):
+    """Gives the rank; takes its gradient to that of one bounce."""
+
+    @staticmethod
+    def forward(ctx: Any, bounced: Tensor, rank: Tensor, operator: Operator) -> Tensor:
+        ctx.operator = operator
+        return rank.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Any, Any]:
+        if torch.is_grad_enabled():
+            raise ChainError("TokenRank has no second derivatives: ask for its gradient without create_graph")
+        parts = apart(ctx.operator)
+        rows = gradient.reshape(len(parts), *parts[0].batch_shape, ctx.operator.n)
+        with torch.autocast(gradient.device.type, enabled=False):
+            pulled = [_pull_back(part, row) for part, row in zip(parts, rows, strict=True)]
+        return torch.stack(pulled).to(gradient.dtype).view(gradient.shape), None, None
+
+
+def _pull_back(operator: Operator, gradient: Tensor) -> Tensor:
+    """Solve (I - P) l = g up to constants: for columns that sum to zero, and with what P adds to them taken out."""
+    constant = gmres.constant(operator)
+    rows = gmres.without(gradient.to(constant.dtype), constant)
+    goal = rows.abs().sum(-1) * ACCURACY[operator.dtype]
+    return gmres.refined(operator.apply_transposed, rows, goal, operator.dtype, constant)[0]

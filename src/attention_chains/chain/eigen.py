@@ -1,0 +1,123 @@
+"""Eigenvalues and spans of small or formed matrices, and how a batch of chains is cut up for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attention_chains.chain.operators import Operator, single, widest_dtype
+
+PIECE = {"cpu": 2**23, "cuda": 2**31}  # entries of the matrices that are bounced at once: on the CPU, its cache
+ALONE = 512  # tokens from which a CPU is busy enough with one chain
+SMALL = 64  # tokens up to which all eigenvalues in float64 are found as fast
+FORMED = {False: 8192, True: 1024}  # tokens up to which a stored, or a matrix-free, chain may be formed in float64
+
+
+def pieces(operator: Operator) -> list[Operator]:
+    """Cut a batch along its leading dimensions into pieces that are best bounced at once."""
+    shape, entries = operator.batch_shape, PIECE.get(operator.device.type, PIECE["cpu"])
+    alone = operator.device.type == "cpu" and operator.n >= ALONE
+    if shape.numel() == 1 or (shape.numel() * operator.n**2 <= entries and not alone):
+        return [operator]
+    return [piece for index in range(shape[0]) for piece in pieces(operator.select(0, index))]
+
+
+def may_form(operator: Operator) -> bool:
+    """Whether one chain at a time may be formed in float64, for all of its eigenvalues."""
+    return operator.n <= FORMED[operator.matrix_free]
+
+
+def formed(operator: Operator, index: int) -> Tensor:
+    """Return the matrix of one chain, (n, n) in float64, on a device with eigenvalues: MPS has neither."""
+    chain, dtype = single(operator, index), widest_dtype(operator.device)
+    if chain.matrix_free:
+        matrix = chain.apply(torch.eye(chain.n, dtype=dtype, device=chain.device))
+    else:
+        matrix = chain.dense(dtype)
+    return _wide(matrix)
+
+
+def bounce_rows(operator: Operator, rows: Tensor, transposed: bool = False) -> Tensor:
+    """Return v A, or v A^T, for several states of each chain of the flattened batch, (B, states, n)."""
+    chains, states, n = rows.shape
+    laid = rows.movedim(1, 0).reshape(states, *operator.batch_shape, n)
+    bounced = operator.apply_transposed(laid) if transposed else operator.apply(laid)
+    return bounced.reshape(states, chains, n).movedim(0, 1)
+
+
+def sorted_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (B, m), complex128, by falling modulus, pairs adjacent, and eigenvectors (B, m, m).
+
+    They are found on the CPU, which is fastest for matrices so small and costs one transfer, in the matrix's own type:
+    a projected matrix is no better than the vectors that it comes from.
+    """
+    values, vectors = torch.linalg.eig(matrix.cpu())
+    values = values.to(torch.complex128)
+    order = values.abs().argsort(dim=-1, descending=True, stable=True)
+    return values.gather(-1, order), vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
+
+
+def real_span(values: Tensor, vectors: Tensor, keep: int) -> Tensor:
+    """Return an orthonormal basis (B, m, keep) of leading eigenvectors; rather than half a pair, the last is zero."""
+    real = torch.where((values.imag >= 0).unsqueeze(-2), vectors.real, vectors.imag)[..., :keep]
+    basis = torch.linalg.qr(real).Q
+    basis[..., -1] *= ~splits(values, keep).unsqueeze(-1)
+    return basis
+
+
+def unsplit(values: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return an orthonormal basis (B, m, count + 1) of the first `count` eigenvectors, and their eigenvalues.
+
+    The last column, and eigenvalue, is zero unless it completes a conjugate pair. All that there are (m = count) never
+    end within a pair: then there are no more columns than these.
+    """
+    keep = min(count + 1, values.shape[-1])
+    basis, kept = real_span(values, vectors, keep), values[..., :keep].clone()
+    if keep > count:
+        completes = splits(values, count)
+        basis[..., -1] *= completes.unsqueeze(-1)
+        kept[..., -1] *= completes
+    return basis, kept
+
+
+def leading_span(matrix: Tensor, count: int, right: bool) -> tuple[Tensor, Tensor]:
+    """Return the leading eigenvalues (count + 1,) and a basis (n, count + 1) of their vectors, from all of them.
+
+    Of one chain (n, n): of ``A x`` on the complement of the constant vector, or of ``x A``. Beyond what `unsplit` gives
+    they are zero.
+    """
+    outside = _complement(matrix) if right else torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    inner = outside.mT @ matrix @ outside if right else matrix.mT
+    values, vectors = sorted_eigen(inner.unsqueeze(0))
+    basis, kept = unsplit(values, vectors, count)
+    spare = count + 1 - kept.shape[-1]
+    return pad(kept[0], (0, spare)), pad(outside @ basis[0].to(outside), (0, spare))
+
+
+def _complement(matrix: Tensor) -> Tensor:
+    """Return an orthonormal basis (n, n - 1) of the vectors that sum to zero, by a Householder reflection."""
+    n = len(matrix)
+    normal = torch.full((n,), n**-0.5, dtype=matrix.dtype, device=matrix.device)
+    normal[0] += 1
+    reflected = -torch.outer(normal, normal) / normal[0]
+    reflected.diagonal().add_(1)
+    return reflected[:, 1:]
+
+
+def residuals(values: Tensor, vectors: Tensor, images: Tensor) -> Tensor:
+    """Return the norms of ``y A - value y``, (B, count) on the CPU, for vectors and their images (B, 2, count, n)."""
+    turn = torch.stack([values.real, values.imag], 1).unsqueeze(-1).to(vectors)
+    (real, imag), (y_real, y_imag) = turn.unbind(1), vectors.unbind(1)
+    off = images - torch.stack([real * y_real - imag * y_imag, real * y_imag + imag * y_real], 1)
+    return torch.linalg.vector_norm(off, dim=(1, 3)).cpu().double()
+
+
+def splits(values: Tensor, keep: int) -> Tensor:
+    """Whether the first `keep` of (B, m) sorted eigenvalues end between the two of a pair, (B,)."""
+    return (values.imag[..., :keep] != 0).sum(-1) % 2 == 1
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    matrix = matrix.cpu() if matrix.device.type == "mps" else matrix
+    return matrix.double()

@@ -1,0 +1,159 @@
+"""TokenRank by GMRES on the states that sum to zero: one base chain, several teleport rates, one Krylov space.
+
+For x = x (alpha A + (1 - alpha) 1 p^T) write x = p + d: then d (I - alpha A) = alpha (p A - p), and d sums to zero.
+The right-hand sides of all alphas are parallel, so their Krylov space is the same. The space is built in the chain's
+own type; the residual is then measured in float64 and, if need be, solved away again (iterative refinement).
+A correction is so small that a bounce in float32 says well enough, and provably, what it leaves of the residual:
+only one bounce in float64, which costs as much as ten others, is needed. A few hundred tokens of a dense chain are
+solved by LU in float64 instead, which there costs less than the Krylov space's first steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention_chains.chain import certificate, gmres
+from attention_chains.chain.operators import Operator, normalised, single, widest_dtype
+from attention_chains.chain.power import l1
+
+DIRECT = {"cpu": 320}  # tokens of a dense chain up to which LU is faster; not measured on other devices
+COARSE = 1000  # round-offs that entries of a matrix-free chain may be off by
+
+
+@dataclass
+class Found:
+    """A rank (..., n) in the widest type, and the fields of its `TokenRankInfo`, (...,), before the last rounding."""
+
+    rank: Tensor
+    iterations: Tensor
+    residual: Tensor
+    bound: Tensor
+    settled: Tensor
+
+
+@dataclass
+class Walk:
+    """Where the search is, for each alpha and chain."""
+
+    state: Tensor  # x, (alphas, *batch, n), summing to one
+    residual: Tensor  # x P - x, the same
+    slack: Tensor  # (alphas, *batch): by how much the residual may be wrong, in L1
+    iterations: Tensor  # (alphas, *batch)
+
+    def where(self, better: Tensor, other: Walk) -> Walk:
+        """Take another walk's state where it is better; count its iterations everywhere."""
+        state = torch.where(better.unsqueeze(-1), other.state, self.state)
+        residual = torch.where(better.unsqueeze(-1), other.residual, self.residual)
+        return Walk(state, residual, torch.where(better, other.slack, self.slack), other.iterations)
+
+
+@dataclass
+class Surfers:
+    """alpha A + (1 - alpha) 1 p^T for one A and target p and several alphas; alpha = 1 is A itself, and p the start."""
+
+    base: Operator
+    alphas: Tensor  # (alphas, 1, ..., 1), one for each batch dimension
+    target: Tensor  # (*batch, n)
+    contraction: Tensor  # (alphas, *batch)
+    constant: Tensor  # (n,)
+
+    @classmethod
+    def of(cls, base: Operator, alphas: Sequence[float], target: Tensor) -> Surfers:
+        """Take a target in the widest type."""
+        rates = torch.tensor(alphas, dtype=target.dtype, device=target.device)
+        rates = rates.view(-1, *(1,) * len(base.batch_shape))
+        return cls(base, rates, target, rates * certificate.contraction(base), gmres.constant(base))
+
+    def walk(self, state: Tensor, iterations: Tensor) -> Walk:
+        """Make a distribution of a state, and bounce it once in float64."""
+        state = normalised(state.clamp(min=0))
+        rate = self.alphas.unsqueeze(-1)
+        residual = rate * self.base.apply(state) + (1 - rate) * self.target - state
+        return Walk(state, residual, torch.full_like(l1(state), certificate.rounding(self.base)), iterations)
+
+    def approached(self, goal: Tensor) -> Walk:
+        """Solve once, from the target on: all alphas from one Krylov space, in the chain's own type; or by LU."""
+        if self._is_direct():
+            return self.walk(self._solved(), torch.zeros_like(goal, dtype=torch.long))
+        start = self.target.to(self.base.dtype)
+        rhs = self.base.apply(start) - start  # (*batch, n)
+        goal = torch.maximum(goal / 2, _reach(rhs))
+        step, bounces = gmres.solve(self.base.apply, rhs, goal / self.alphas, self.alphas, self.constant)
+        return self.walk(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2)
+
+    def _is_direct(self) -> bool:
+        """Whether the systems are small, stored and, as alpha < 1, regular."""
+        small = self.base.n <= DIRECT.get(self.target.device.type, 0)
+        return small and not self.base.matrix_free and bool((self.alphas < 1).all())
+
+    def _solved(self) -> Tensor:
+        """Solve x (I - alpha A) = (1 - alpha) p by LU in the widest type, one matrix at a time: (alphas, *batch, n)."""
+        targets = self.target.reshape(-1, self.base.n)
+        states = [self._solved_one(single(self.base, index), row) for index, row in enumerate(targets)]
+        return torch.stack(states or [targets], 1).view(len(self.alphas), *self.target.shape)
+
+    def _solved_one(self, chain: Operator, target: Tensor) -> Tensor:
+        rates = self.alphas.view(-1, 1, 1)
+        system = torch.eye(chain.n, dtype=target.dtype, device=target.device) - rates * chain.dense(target.dtype)
+        return torch.linalg.solve(system.mT, (1 - rates) * target.unsqueeze(-1)).squeeze(-1)
+
+    def refined(self, walk: Walk, amplification: Tensor, tol: float) -> Found:
+        """Solve for what is left until the certified bound meets `tol`, in the chain's own type as long as it gains."""
+        target = tol / amplification  # for the residual
+        walk, _ = self._improved(walk, target, None)  # often one bounce averages away what round-off left
+        for dtype in dict.fromkeys((self.base.dtype, widest_dtype(self.base.device))):
+            gained, cycle = True, 0
+            while gained and cycle < gmres.CYCLES:
+                walk, gained = self._improved(walk, target, dtype)
+                cycle += 1
+        return self._found(walk, amplification)
+
+    def _improved(self, walk: Walk, target: Tensor, dtype: torch.dtype | None) -> tuple[Walk, bool]:
+        """Go one step where the target is missed, by GMRES in `dtype` or else by bouncing; return whether it gained."""
+        before = l1(walk.residual) + walk.slack
+        unmet = (self._left(walk) > target) & (before > 2 * walk.slack)
+        if not unmet.any():
+            return walk, False
+        step, bounces = (walk.residual, 1) if dtype is None else self._correction(walk, target, unmet, dtype)
+        tried = self._stepped(walk, step, walk.iterations + bounces * unmet, (target / 4).where(unmet, torch.inf))
+        better = unmet & (l1(tried.residual) + tried.slack < gmres.GAIN * before)
+        return walk.where(better, tried), bool(better.any())
+
+    def _correction(self, walk: Walk, target: Tensor, unmet: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return d with d (I - alpha A) = residual, and the bounces that it took."""
+        rhs = walk.residual.to(dtype)
+        goal = torch.maximum(target / 2, _reach(rhs)).where(unmet, torch.inf)  # no steps where nothing is to gain
+        step, bounces = gmres.solve(self.base.apply, rhs, goal.unsqueeze(0), self.alphas.unsqueeze(0), self.constant)
+        return step[0].to(walk.state.dtype), bounces[0] + 1
+
+    def _stepped(self, walk: Walk, step: Tensor, iterations: Tensor, allowed: Tensor) -> Walk:
+        """Go a step that sums to zero; bounce it in the chain's own type if the slack that this adds is allowed."""
+        step = gmres.without(step, self.constant)
+        slack = walk.slack + (self.base.n + COARSE) * torch.finfo(self.base.dtype).eps * l1(step)
+        if (slack > allowed).any():
+            return self.walk(walk.state + step, iterations)
+        moved = self.alphas.unsqueeze(-1) * self.base.apply(step.to(self.base.dtype)).to(step.dtype)
+        return Walk(walk.state + step, walk.residual - step + moved, slack, iterations)
+
+    def _left(self, walk: Walk) -> Tensor:
+        """Residual of x P, at most that of x contracted, and what it may be wrong by."""
+        return self.contraction * l1(walk.residual) + walk.slack
+
+    def _found(self, walk: Walk, amplification: Tensor) -> Found:
+        """Take the power step that the residual is, and make a distribution of it, which only nears the right one."""
+        rank = walk.state + walk.residual
+        below = -rank.clamp(max=0).sum(-1)
+        left = self._left(walk)
+        bound = left * amplification
+        return Found(
+            normalised(rank.clamp(min=0)), walk.iterations, left + 4 * below, bound, torch.zeros_like(bound).bool()
+        )
+
+
+def _reach(rhs: Tensor) -> Tensor:
+    """L1 residual below which a Krylov space in this type only seems to go."""
+    return 3 * torch.finfo(rhs.dtype).eps * l1(rhs).to(widest_dtype(rhs.device))
