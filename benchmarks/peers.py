@@ -22,13 +22,13 @@ def arpack(matrices: Tensor) -> Tensor:
     return torch.tensor([np.sort(np.abs(eigs(m, k=2, return_eigenvectors=False)))[0] for m in matrices.numpy()])
 
 
-def power_method(matrix: Tensor, alpha: float, step: float = 1e-5) -> Tensor:
-    """The classical PageRank iteration: bounce until the L1 change is below `step`. One chain, (n, n)."""
-    state = matrix.new_full((len(matrix),), 1 / len(matrix))
+def power_method(matrix: Tensor, alpha: float, step: float = 1e-5) -> tuple[Tensor, int]:
+    """The classical PageRank iteration of one chain, until the L1 change is below `step`: the state, and the steps."""
+    state, steps = matrix.new_full((len(matrix),), 1 / len(matrix)), 0
     while True:
-        bounced = alpha * (state @ matrix) + (1 - alpha) / len(matrix)
+        bounced, steps = alpha * (state @ matrix) + (1 - alpha) / len(matrix), steps + 1
         if (bounced - state).abs().sum() < step:
-            return bounced
+            return bounced, steps
         state = bounced
 
 

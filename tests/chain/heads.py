@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+FEATURES = 64  # of a query
 KINDS = ("clustered", "local", "shift", "cycle", "sink", "random", "peaked")
 
 
@@ -77,7 +78,9 @@ SCORES: dict[str, Callable[[int, torch.Generator], Tensor]] = dict(
 
 
 def _noise(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, n, generator=generator, dtype=torch.float64)
+    """Scores of random queries and keys, of variance one: like those of attention, of no higher rank than FEATURES."""
+    q, k = torch.randn(2, n, FEATURES, generator=generator, dtype=torch.float64)
+    return q @ k.T / math.sqrt(FEATURES)
 
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:
