@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "minis" / "flux.png")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument(
-        "--guidance", type=float, default=2.5, help="classifier-free guidance against the empty caption"
+        "--guidance", type=float, default=2.5, help="guidance against the caption that names the colour alone"
     )
     parser.add_argument("--shift", type=float, default=8.0, help="above 1, more of the steps at high noise")
     parser.add_argument("--seed", type=int, default=0)
@@ -41,13 +41,18 @@ def captions(seed: int) -> list[str]:
     return [f"a photo of a {rng.choice(list(COLOURS))} {digit}" for digit in digits]
 
 
+def classless(text: str) -> str:
+    """Name the colour alone: guidance against it strengthens the class."""
+    return text.rsplit(" ", 1)[0] + " number"
+
+
 def sample(pipe: FluxPipeline, texts: list[str], options: argparse.Namespace) -> np.ndarray:
     """One image a caption, (16, 64, 64, 3) in [0, 1]; noise seeded one by one."""
     plain = np.linspace(1, 1 / options.steps, options.steps)
     images = pipe(
         texts,
         sigmas=options.shift * plain / (1 + (options.shift - 1) * plain),
-        negative_prompt=[""] * len(texts),
+        negative_prompt=[classless(text) for text in texts],
         true_cfg_scale=options.guidance,
         num_inference_steps=options.steps,
         height=64,

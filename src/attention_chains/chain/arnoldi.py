@@ -9,8 +9,8 @@ keep so, the eigenvalue 1 of every chain is gone; likewise on the orthogonal com
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,9 +19,8 @@ from attention_chains.chain import eigen
 from attention_chains.chain.eigen import bounce_rows, real_span, residuals, sorted_eigen
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 
-SAFE = 2  # vectors in a block: one cannot tell eigenvalues of nearly the same modulus, and takes a mean of them
+FEWEST = 2  # vectors bounced at a time: one takes a mean of two eigenvalues of nearly the same modulus
 LOOKS = (8, 12, 18, 28, 40)  # sizes of a first basis at which its projected matrix is solved before it is full
-AGAIN = 6  # vectors after a restart, or after a block was widened, until it is solved again
 ALIVE = 1e-3  # a vector that loses more than this in the second orthogonalisation was round-off: leave it out
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
@@ -55,31 +54,23 @@ class Ritz:
 class Krylov:
     """Growing bases for a flat batch of B chains, and what a bounce makes of each vector, in `dtype`.
 
-    `count` eigenpairs are wanted, and `block` vectors are bounced at a time: as many, so that a multiple eigenvalue is
-    found as often as it is one. One alone takes the fewest bounces, but is `safe` only once it is `widened`.
-    `transposed` bounces by ``v A^T``. `centred` keeps the constant vector out.
+    As many vectors are bounced at a time as eigenpairs are wanted, `count`, so that a multiple eigenvalue is found as
+    often as it is one. `transposed` bounces by ``v A^T``. `centred` keeps the constant vector out.
     """
 
     def __init__(
-        self,
-        operator: Operator,
-        dtype: torch.dtype,
-        count: int,
-        block: int,
-        transposed: bool = False,
-        centred: bool = True,
+        self, operator: Operator, dtype: torch.dtype, count: int, transposed: bool = False, centred: bool = True
     ):
-        self.operator, self.transposed, self.count, self.block = operator, transposed, count, block
+        self.operator, self.transposed, self.count, self.block = operator, transposed, count, max(count, FEWEST)
         self.capacity, self.keep = capacity(operator.n, count)
         self.limit = LIMIT + operator.n // 2
         self.passes, self._first = 0, int(centred)  # vectors bounced in all; row of the first of them
         self._behind = self._first  # row of the newest block, which is not bounced yet
-        shape = (operator.batch_shape.numel(), self._first + self.capacity + max(block, SAFE), operator.n)
+        shape = (operator.batch_shape.numel(), self._first + self.capacity + self.block, operator.n)
         self._basis = torch.zeros(shape, dtype=dtype, device=operator.device)
         self._images = torch.zeros_like(self._basis)
         self._basis[:, : self._first] = operator.n**-0.5
-        constant = self._basis[:, : self._first]
-        self._basis[:, self._newest] = _orthonormal(_start(self.block, self._basis), constant)
+        self._basis[:, self._newest] = _orthonormal(_start(self.block, self._basis), self._basis[:, : self._first])
 
     @property
     def basis(self) -> Tensor:
@@ -100,11 +91,6 @@ class Krylov:
     def full(self) -> bool:
         """Whether there is no place for another block."""
         return self.size + self.block > self.capacity
-
-    @property
-    def safe(self) -> bool:
-        """Whether the block is wide enough not to take a mean of two eigenvalues for one."""
-        return self.block >= SAFE
 
     def expand(self) -> None:
         """Bounce the newest block, and put what is new in it behind."""
@@ -140,21 +126,8 @@ class Krylov:
             return
         self._values, self._coefficients = self._values[chains], self._coefficients[chains]
         chains = chains.to(self._basis.device)
-        matrix, scale = self.operator.matrix, self.operator.scale
-        self.operator = DenseOperator(matrix.flatten(0, -3)[chains], scale.flatten(0, -2)[chains])
+        self.operator = _cut(self.operator, chains)
         self._basis, self._images = self._basis[chains], self._images[chains]
-
-    def widened(self, chains: Tensor) -> Krylov:
-        """Hand these chains over, from now on with a random vector in the block too.
-
-        What hid from the first start vector, or mixed with what was found, does not hide from both.
-        """
-        part = copy(self)
-        part.select(chains)
-        part.block = SAFE
-        others, added = part._basis[:, : self._newest.stop], slice(self._newest.stop, part._newest.stop)
-        part._basis[:, added] = _orthonormal(_start(1, others, seed=1), others)
-        return part
 
     @property
     def _newest(self) -> slice:
@@ -168,34 +141,41 @@ class Krylov:
 
 def looks(krylov: Krylov) -> Iterator[None]:
     """Grow a basis, pausing where `Krylov.solve` must be called; restart it where it is full, up to its limit."""
-    due = (*LOOKS, krylov.capacity) if krylov.passes == 0 else (krylov.size + AGAIN,)
+    due = [*LOOKS, krylov.capacity]
     while krylov.passes < krylov.limit:
         if krylov.full:
             krylov.restart()
-            due = (krylov.keep + AGAIN,)
+            due = [krylov.capacity]  # what did not converge at first is far from it: look only when full
         krylov.expand()
-        if krylov.full or krylov.size >= max(due[0], 2 * krylov.block):
+        if krylov.full or krylov.size >= max(due[0], 2 * krylov.block) or krylov.passes >= krylov.limit:
             yield
-            due = due[1:] or (krylov.capacity,)
+            due = [size for size in due if size > krylov.size]
 
 
-def divisible(operator: Operator) -> bool:
+def divisible(operator: Operator) -> TypeGuard[DenseOperator]:
     """Whether some chains of a flat batch can be bounced without the others."""
     return isinstance(operator, DenseOperator)
+
+
+def _cut(operator: Operator, chains: Tensor) -> Operator:
+    """Return a copy of these chains of a flattened batch."""
+    assert divisible(operator), "only stored matrices can be cut"
+    return DenseOperator(operator.matrix.flatten(0, -3)[chains], operator.scale.flatten(0, -2)[chains])
 
 
 def capacity(n: int, count: int) -> tuple[int, int]:
     """Return how many vectors to hold for `count` eigenpairs of n tokens, and how many to keep at a restart.
 
-    With fewer, a restart can lose the second eigenvalue among many of nearly its modulus.
+    With fewer, a restart can lose the second eigenvalue among many of nearly its modulus. All eigenvalues of up to
+    twice as many tokens as vectors are held are found as fast.
     """
     held = max(40 if n < 512 else 60, 5 * count)
     return held, max(held // 3, count + 4)
 
 
-def _start(block: int, like: Tensor, seed: int = 0) -> Tensor:
+def _start(block: int, like: Tensor) -> Tensor:
     """Return random vectors (B, block, n), the same for every chain of n tokens, whatever else is in the batch."""
-    noise = torch.randn(block, like.shape[-1], generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(block, like.shape[-1], generator=torch.Generator().manual_seed(0))
     return noise.to(like).expand(len(like), -1, -1)
 
 
@@ -204,9 +184,6 @@ def _orthonormal(rows: Tensor, behind: Tensor) -> Tensor:
     rows = torch.baddbmm(rows, rows @ behind.mT, behind, alpha=-1)
     length = torch.linalg.vector_norm(rows, dim=-1)
     rows = torch.baddbmm(rows, rows @ behind.mT, behind, alpha=-1)
-    if rows.shape[1] == 1:
-        left = torch.linalg.vector_norm(rows, dim=-1)
-        return rows * torch.where(left > ALIVE * length, 1 / left, 0).unsqueeze(-1)
     unit, upper = torch.linalg.qr(rows.mT)
     alive = upper.diagonal(dim1=-2, dim2=-1).abs() > ALIVE * length
     return unit.mT * alive.unsqueeze(-1)
@@ -269,7 +246,7 @@ def _fill(operator: Operator, transposed: bool, tol: float, rows: Tensor, values
     """Write bases (B, count + 1, n) and eigenvalues (B, count + 1), from Krylov passes or from all eigenvectors."""
     may_form, held = eigen.may_form(operator), capacity(operator.n, values.shape[1] - 1)[0]
     done = torch.zeros(len(values), dtype=torch.bool)
-    if not may_form or operator.n > max(eigen.SMALL, 2 * held):
+    if not may_form or operator.n > 2 * held:
         first = 0
         for piece in eigen.pieces(operator):
             part = slice(first, first + piece.batch_shape.numel())
@@ -284,7 +261,7 @@ def _span_by_krylov(operator: Operator, transposed: bool, tol: float, rows: Tens
     """Write the spans of the leading Ritz vectors once their residual is small; tell where it is, (B,)."""
     count, done = values.shape[1] - 1, torch.zeros(len(values), dtype=torch.bool)
     dtype = operator.dtype if tol >= SINGLE else rows.dtype
-    krylov = Krylov(operator, dtype, count, max(count, SAFE), transposed, centred=transposed)
+    krylov = Krylov(operator, dtype, count, transposed, centred=transposed)
     for _ in looks(krylov):
         ritz, coefficients = krylov.solve()
         span, kept = eigen.unsplit(ritz, coefficients, count)

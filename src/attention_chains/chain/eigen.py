@@ -10,7 +10,6 @@ from attention_chains.chain.operators import Operator, single, widest_dtype
 
 PIECE = {"cpu": 2**23, "cuda": 2**31}  # entries of the matrices that are bounced at once: on the CPU, its cache
 ALONE = 512  # tokens from which a CPU is busy enough with one chain
-SMALL = 64  # tokens up to which all eigenvalues in float64 are found as fast
 FORMED = {False: 8192, True: 1024}  # tokens up to which a stored, or a matrix-free, chain may be formed in float64
 
 

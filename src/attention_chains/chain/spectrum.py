@@ -23,9 +23,10 @@ class Lambda2Info:
     Attributes
     ----------
     error : Tensor
-        Estimated absolute error. Of a lambda2 from Krylov passes: the residual, in float64, times the eigenvalue's
-        condition number. Of one from all eigenvalues: the difference between those of P and of its transpose, which are
-        the same but for round-off, blown up by that condition number. An estimate, not a bound.
+        Estimated absolute error. Of a lambda2 from bounces: the residual, in float64, times the eigenvalue's condition
+        number; to first order, some eigenvalue is as near as that. Of a lambda2 from all eigenvalues: the difference
+        between those of P and of its transpose, which are the same but for round-off, blown up by that condition
+        number. An estimate, not a bound; infinite where nothing is known.
     converged : Tensor
         Whether the error meets the tolerance.
     residual : Tensor
@@ -120,7 +121,7 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
             found = _Found.none(chains, count)
             found.complete[:] = True
             return found
-        if eigen.may_form(operator) and operator.n <= max(eigen.SMALL, 2 * held):
+        if eigen.may_form(operator) and operator.n <= 2 * held:
             found = _Found.none(chains, count)
         else:
             found = _Found.joined([_by_krylov(piece, count, tol, certify) for piece in eigen.pieces(operator)])
@@ -133,8 +134,7 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
 def _by_krylov(operator: Operator, count: int, tol: float, certify: bool) -> _Found:
     """Bounce a few vectors until the residual, times the condition number, meets the tolerance."""
     dtype = operator.dtype if tol >= arnoldi.SINGLE else widest_dtype(operator.device)
-    block = max(count, 1 if arnoldi.divisible(operator) else arnoldi.SAFE)
-    krylov, found = Krylov(operator, dtype, count, block), _Found.none(operator.batch_shape.numel(), count)
+    krylov, found = Krylov(operator, dtype, count), _Found.none(operator.batch_shape.numel(), count)
     vectors = krylov.basis.new_zeros(len(found.passes) if certify else 0, 2, count, operator.n)
     _search(krylov, torch.arange(len(found.passes)), tol, found, vectors)
     if certify:
@@ -143,22 +143,18 @@ def _by_krylov(operator: Operator, count: int, tol: float, certify: bool) -> _Fo
 
 
 def _search(krylov: Krylov, chains: Tensor, tol: float, found: _Found, vectors: Tensor) -> None:
-    """Settle these chains; those that are good with a block that is not safe must be so again with a wider one."""
+    """Settle these chains, or give them up at the limit; those that are done are bounced no more, where that can be."""
     among = torch.arange(len(chains))  # the chains, in what is bounced
     for _ in arnoldi.looks(krylov):
         ritz = krylov.ritz()
-        good, condition = _good(ritz, among, tol, torch.finfo(vectors.dtype).eps)
-        last = ~good & (krylov.passes >= krylov.limit)
-        done = good | last
+        good, condition = _good(ritz, among, tol)
+        done = good | (krylov.passes >= krylov.limit)
         if not done.any():
             continue
-        if krylov.safe or last.any():
-            found.note(chains[done], ritz, among[done], condition[done], krylov.passes)
-            found.settled[chains] = good
-            if len(vectors):
-                vectors[chains[done].to(vectors.device)] = ritz.vectors[among[done].to(vectors.device)]
-        else:
-            _search(krylov.widened(among[good]), chains[good], tol, found, vectors)
+        found.note(chains[done], ritz, among[done], condition[done], krylov.passes)
+        found.settled[chains] = good
+        if len(vectors):
+            vectors[chains[done].to(vectors.device)] = ritz.vectors[among[done].to(vectors.device)]
         chains, among = chains[~done], among[~done]
         if not len(chains):
             break
@@ -167,12 +163,12 @@ def _search(krylov: Krylov, chains: Tensor, tol: float, found: _Found, vectors: 
             among = torch.arange(len(chains))
 
 
-def _good(ritz: Ritz, among: Tensor, tol: float, roundoff: float) -> tuple[Tensor, Tensor]:
-    """Tell which chains are as good as asked, beyond what round-off may hide in their residuals, and conditions.
+def _good(ritz: Ritz, among: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """Tell which chains are as good as asked, (chains,), and their condition numbers, (chains, count).
 
     A condition number is at least one: it is computed only where the residual alone is small enough, else infinite.
     """
-    residual = ritz.residual[among] + roundoff
+    residual = ritz.residual[among]
     enough = MARGIN * (tol * ritz.values[among].abs()).clamp(min=_floor(tol))
     near = (residual <= enough).all(-1)
     condition = torch.full_like(residual, torch.inf)
