@@ -29,7 +29,8 @@ AT_LEAST = {
     ("TokenRank vs scikit-network", "901"): (2, None),
 }
 AT_MOST = {
-    "head mean, extra memory / n^2 floats": (2, 2),
+    "uniform head mean, extra memory / n^2 floats": (2, 2),
+    "lambda2 head mean, extra memory / n^2 floats": (2, 2),
     "matrix-free bounce, time / dense": (3, 1.5),
     "matrix-free bounce, extra MB": (40, None),
 }

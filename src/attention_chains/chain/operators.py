@@ -82,8 +82,25 @@ def single(operator: Operator, index: int) -> Operator:
 
 def row_sums(matrix: Tensor) -> Tensor:
     """Sum the rows of (..., n, m) in float64, where the device has it, a few of them at a time: (..., n)."""
-    dtype = widest_dtype(matrix.device)
-    return torch.cat([matrix[..., rows, :].to(dtype).sum(-1) for rows in row_chunks(matrix)], -1)
+    return torch.cat([rows.sum(-1) for _, rows in wide_rows(matrix, widest_dtype(matrix.device))], -1)
+
+
+def wide_rows(matrix: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Go through the rows of (..., n, m), a few of them at a time in a wider type: their place, and (..., few, m).
+
+    All come in one buffer, unless a gradient needs them: pieces allocated anew fragment a CPU's heap until it has
+    grown by the whole matrix.
+    """
+    keep = torch.is_grad_enabled() and matrix.requires_grad
+    buffer = None
+    for rows in row_chunks(matrix):
+        piece = matrix[..., rows, :]
+        if keep:
+            yield rows, piece.to(dtype)
+        else:
+            if buffer is None:
+                buffer = torch.empty(piece.shape, dtype=dtype, device=matrix.device)
+            yield rows, buffer[..., : piece.shape[-2], :].copy_(piece.detach())
 
 
 def row_chunks(matrix: Tensor) -> Iterator[slice]:
@@ -158,10 +175,9 @@ class DenseOperator:
         if state.dtype == self.dtype:
             return rows_times(state * self._own_scale, self.matrix)
         scaled = state * self.scale.to(state.dtype)
-        parts = (rows_times(scaled[..., rows], self._rows(rows, state.dtype)) for rows in row_chunks(self.matrix))
-        total = next(parts)
-        for part in parts:
-            total = total + part
+        total = torch.zeros((), dtype=state.dtype, device=state.device)
+        for rows, wide in wide_rows(self.matrix, state.dtype):
+            total = total + rows_times(scaled[..., rows], wide)
         return total
 
     def apply_transposed(self, state: Tensor) -> Tensor:
@@ -169,9 +185,8 @@ class DenseOperator:
         state = self._widened(state)
         if state.dtype == self.dtype:
             return rows_times(state, self.matrix.mT) * self._own_scale
-        rows = row_chunks(self.matrix)
-        product = torch.cat([rows_times(state, self._rows(part, state.dtype).mT) for part in rows], -1)
-        return product * self.scale.to(state.dtype)
+        parts = [rows_times(state, wide.mT) for _, wide in wide_rows(self.matrix, state.dtype)]
+        return torch.cat(parts, -1) * self.scale.to(state.dtype)
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return a new matrix, its rows normalised in `dtype`."""
@@ -184,9 +199,6 @@ class DenseOperator:
 
     def _widened(self, state: Tensor) -> Tensor:
         return state.to(torch.promote_types(state.dtype, self.dtype))
-
-    def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        return self.matrix[..., rows, :].to(dtype)
 
 
 @dataclass(eq=False)
