@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import gmres
+from attention_chains.chain.fused import FusedOperator
 from attention_chains.chain.operators import Averaged, Lazy, Operator, Outgoing, Product, Teleported, widest_dtype
 
 CYCLES = 4  # Krylov spaces to spend on hitting times; where they do not do, classes are all but closed
@@ -23,6 +24,12 @@ CYCLES = 4  # Krylov spaces to spend on hitting times; where they do not do, cla
 def rounding(operator: Operator) -> float:
     """Round-off of one bounce of a distribution in the widest type, in L1."""
     return (operator.n + 4) * torch.finfo(widest_dtype(operator.device)).eps
+
+
+def coarseness(operator: Operator) -> float:
+    """Return how many round-offs of its own type an entry of the operator may be off by, relative to itself."""
+    own = operator.coarseness if isinstance(operator, FusedOperator) else 4.0
+    return own + sum(coarseness(part) for part in vars(operator).values() if hasattr(part, "apply_transposed"))
 
 
 def contraction(operator: Operator) -> Tensor:

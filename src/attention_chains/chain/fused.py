@@ -1,12 +1,13 @@
 """Matrix-free chains: attention known by its queries and keys alone, in O(n d) memory.
 
 A bounce computes the attention anew, a few query rows at a time, and forgets it: ``A[i, j] = exp(scale q_i . k_j +
-mask[i, j] - lse_i)``. The lse, the log of what the softmax divides by, is found once. `fused_pieces` does so on any
+mask[i, j] - top_i) / sum_i``. What the softmax of each row divides by is found once. `fused_pieces` does so on any
 device, `fused_kernel` on CUDA.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ def from_qk(q: Tensor, k: Tensor, scale: float | None, mask: Tensor | None, caus
     """Build the operator of `AttentionChain.from_qk`."""
     q, k = validation.queries_and_keys(q, k)
     mask = validation.attention_mask(mask, q)
-    attention = FusedOperator.of(q, k, mask, bool(causal), validation.scale(scale, q.shape[-1]))
+    attention = FusedOperator.of(q, k, mask, validation.flag(causal, "causal"), validation.scale(scale, q.shape[-1]))
     storage = validation.storage(storage)
     if storage == "dense" or (storage == "auto" and fits(attention)):
         return attention.stored()
@@ -62,7 +63,8 @@ class FusedOperator:
     causal: bool
     scale: float
     members: Tensor  # (*batch_shape, 3) int64, on the CPU: which q, k and mask
-    lse: Tensor | None = None  # (queries, n); without it every row takes a softmax of its own
+    tops: Tensor | None = None  # (queries, n), the largest logits; without them every row takes a softmax of its own
+    sums: Tensor | None = None  # (queries, n), of the exponentials of logit - top
     columns: Tensor | None = None  # (queries, n), the column sums; only where fused_kernel is to be used
     contraction = 1.0
     matrix_free = True
@@ -103,14 +105,14 @@ class FusedOperator:
 
     @torch.no_grad()
     def normalised(self, tokens: Tensor | None = None) -> FusedOperator:
-        """Find the lse of every row, and refuse a row that has none; `tokens` are the rows' names, if not 0 to n."""
-        lse = self.q.new_empty(self.batch_shape.numel(), self.n)
+        """Find what every row divides by, and refuse a row without keys; `tokens` name the rows, if not 0 to n."""
+        tops, sums = self.q.new_empty(2, self.batch_shape.numel(), self.n).unbind()
         with torch.autocast(self.device.type, enabled=False):
             for chains, block in self._blocks(self.dtype, recording=False):
-                lse[chains] = block.log_sums()
-        validation.log_sums(lse.view(*self.batch_shape, self.n), tokens)
-        found = replace(self, lse=lse)
-        if self.mask is None and fused_kernel.usable(self.q):
+                tops[chains], sums[chains] = block.softmax_parts()
+        validation.log_sums((tops + sums.log()).view(*self.batch_shape, self.n), tokens)
+        found = replace(self, tops=tops, sums=sums)
+        if self.mask is None and fused_kernel.usable(self.q) and bool((tops.abs() <= fused_kernel.LARGEST).all()):
             ones = torch.ones(*self.batch_shape, self.n, dtype=self.dtype, device=self.device)
             found = replace(found, columns=found.apply(ones).view(-1, self.n))
         return found
@@ -122,6 +124,17 @@ class FusedOperator:
             self.normalised()  # says which row, and why
         return dense
 
+    @property
+    def coarseness(self) -> float:
+        """Round-offs, in q's type, that an entry of A may be off by, relative to itself: from a bound of the logits."""
+        features = self.q.shape[-1] + 4
+        largest = (torch.linalg.vector_norm(part, dim=-1).amax() for part in (self.q.detach(), self.k.detach()))
+        products = math.prod(norm.item() for norm in largest) * self.scale if self.q.numel() else 0.0
+        added = 0.0
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            added = self.mask.detach().masked_fill(self.mask == -math.inf, 0).abs().amax().item()
+        return 2 * (features * abs(products) + added) + self.n
+
     def apply(self, state: Tensor) -> Tensor:
         """Return v A. The attention is computed once for all states of a chain."""
         return self._each(state, Pieces.apply)
@@ -132,7 +145,7 @@ class FusedOperator:
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Compute the matrix."""
-        whole = replace(self, lse=None)._block(slice(None), dtype or self.dtype, self._recording())
+        whole = replace(self, tops=None, sums=None)._block(slice(None), dtype or self.dtype, self._recording())
         with torch.autocast(self.device.type, enabled=False):
             return whole.attention(slice(0, self.n)).view(*self.batch_shape, self.n, self.n)
 
@@ -183,8 +196,8 @@ class FusedOperator:
         mask = None if self.mask is None else _take(self.mask, which_mask)
         if recording or dtype != self.dtype:
             return Pieces(q, k, mask, self.causal, recording)
-        lse, columns = (None if known is None else _take(known, which_q) for known in (self.lse, self.columns))
-        return Pieces(q, k, mask, self.causal, recording, lse, columns)
+        known = (None if one is None else _take(one, which_q) for one in (self.tops, self.sums, self.columns))
+        return Pieces(q, k, mask, self.causal, recording, *known)
 
     def _recording(self, *others: Tensor) -> bool:
         """Whether autograd records what is computed."""

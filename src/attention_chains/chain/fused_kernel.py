@@ -15,6 +15,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 # The memory-efficient kernel is the only one that takes float32; elsewhere than on CUDA it gives way to plain products.
 BACKENDS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+LARGEST = 64.0  # logit: above, round-off of the feature -lse is more than 1e-5 of a row's sum
 ALIGNED = 4  # features, and states, come in multiples of 16 bytes
 
 

@@ -27,7 +27,10 @@ def entries(device: torch.device) -> int:
 
 @dataclass(eq=False)
 class Pieces:
-    """A few chains, each with a q, k, mask and lse of its own.
+    """A few chains, each with a q, k, mask and softmax of its own.
+
+    What a row's softmax divides by is kept in two parts, the largest logit and the sum of exponentials below it: their
+    one logarithm, in float32, would be off by round-off of the largest logit, and so would be the row's sum.
 
     Unless autograd records, every piece of the attention is computed in the same room, which the next one overwrites:
     freed and allocated anew, pieces were seen to scatter over a gigabyte of heap.
@@ -38,14 +41,16 @@ class Pieces:
     mask: Tensor | None  # (chains, 1 or n, n)
     causal: bool
     recording: bool
-    lse: Tensor | None = None  # (chains, n)
+    tops: Tensor | None = None  # (chains, n), the largest logit of each row
+    sums: Tensor | None = None  # (chains, n), of the exponentials of logit - top
     columns: Tensor | None = None  # (chains, n)
     room: Tensor | None = None  # flat
 
     def apply(self, state: Tensor) -> Tensor:
         """Return v A for states (chains, states, n): the sum over pieces of rows."""
-        if self.columns is not None and self.lse is not None:
-            return fused_kernel.apply(self.q, self.k, self.lse, self.columns, self.causal, state)
+        if self.columns is not None and self.tops is not None and self.sums is not None:
+            lse = self.tops + self.sums.log()
+            return fused_kernel.apply(self.q, self.k, lse, self.columns, self.causal, state)
         total = torch.zeros_like(state)
         for rows in self.pieces():
             part = self._forgotten(self._from_rows, state, rows)
@@ -61,15 +66,15 @@ class Pieces:
             total[..., rows] = self._forgotten(self._to_rows, state, rows)
         return total
 
-    def log_sums(self) -> Tensor:
-        """Return the lse, (chains, n)."""
-        sums = self.q.new_empty(self.q.shape[:-1])
+    def softmax_parts(self) -> tuple[Tensor, Tensor]:
+        """Return the tops and the sums, (chains, n) both; the sum of a row without keys is zero."""
+        tops, sums = self.q.new_empty(2, *self.q.shape[:-1]).unbind()
         for rows in self.pieces():
             logits = self.logits(rows)
             top = logits.amax(-1, keepdim=True)
-            top = top.masked_fill_(top == -math.inf, 0)  # a row without keys: log(0), not -inf - -inf
-            sums[:, rows] = logits.sub_(top).exp_().sum(-1).log_() + top.squeeze(-1)
-        return sums
+            top = top.masked_fill_(top == -math.inf, 0)  # not -inf - -inf
+            tops[:, rows], sums[:, rows] = top.squeeze(-1), logits.sub_(top).exp_().sum(-1)
+        return tops, sums
 
     def pieces(self) -> Iterator[slice]:
         """Cut the rows so that a piece has ENTRIES entries."""
@@ -80,8 +85,8 @@ class Pieces:
     def attention(self, rows: slice) -> Tensor:
         """Return the rows of A, (chains, rows, keys)."""
         logits = self.logits(rows)
-        if self.lse is not None:
-            return logits.sub_(self.lse[:, rows, None]).exp_()
+        if self.tops is not None and self.sums is not None:
+            return logits.sub_(self.tops[:, rows, None]).exp_().div_(self.sums[:, rows, None])
         if self.recording:
             return logits.softmax(-1)
         exponentials = logits.sub_(logits.amax(-1, keepdim=True)).exp_()

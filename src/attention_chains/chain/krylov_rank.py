@@ -21,7 +21,6 @@ from attention_chains.chain.operators import Operator, normalised, single, wides
 from attention_chains.chain.power import l1
 
 DIRECT = {"cpu": 320}  # tokens of a dense chain up to which LU is faster; not measured on other devices
-COARSE = 1000  # round-offs that entries of a matrix-free chain may be off by
 
 
 @dataclass
@@ -60,13 +59,15 @@ class Surfers:
     target: Tensor  # (*batch, n)
     contraction: Tensor  # (alphas, *batch)
     constant: Tensor  # (n,)
+    coarseness: float  # round-offs that an entry of A may be off by
 
     @classmethod
     def of(cls, base: Operator, alphas: Sequence[float], target: Tensor) -> Surfers:
         """Take a target in the widest type."""
         rates = torch.tensor(alphas, dtype=target.dtype, device=target.device)
         rates = rates.view(-1, *(1,) * len(base.batch_shape))
-        return cls(base, rates, target, rates * certificate.contraction(base), gmres.constant(base))
+        shrinks = rates * certificate.contraction(base)
+        return cls(base, rates, target, shrinks, gmres.constant(base), certificate.coarseness(base))
 
     def walk(self, state: Tensor, iterations: Tensor) -> Walk:
         """Make a distribution of a state, and bounce it once in float64."""
@@ -133,7 +134,8 @@ class Surfers:
     def _stepped(self, walk: Walk, step: Tensor, iterations: Tensor, allowed: Tensor) -> Walk:
         """Go a step that sums to zero; bounce it in the chain's own type if the slack that this adds is allowed."""
         step = gmres.without(step, self.constant)
-        slack = walk.slack + (self.base.n + COARSE) * torch.finfo(self.base.dtype).eps * l1(step)
+        off = (self.base.n + self.coarseness) * torch.finfo(self.base.dtype).eps
+        slack = walk.slack + off * l1(step)
         if (slack > allowed).any():
             return self.walk(walk.state + step, iterations)
         moved = self.alphas.unsqueeze(-1) * self.base.apply(step.to(self.base.dtype)).to(step.dtype)

@@ -14,6 +14,7 @@ def mix(operator: Operator, weights: str | Tensor, dim: int) -> Operator:
     """Average the chains along batch dimension `dim`; see `AttentionChain.mix`."""
     dim = validation.batch_dimension(dim, operator)
     weights = _resolve(weights, dim, operator)
+    weights = weights / weights.amax(dim, keepdim=True)  # their sum could overflow
     return _weighted(operator, weights / weights.sum(dim, keepdim=True), dim)
 
 
@@ -51,8 +52,12 @@ def ones(operator: Operator) -> Tensor:
     return torch.ones(operator.batch_shape, dtype=operator.dtype, device=operator.device)
 
 
+@torch.inference_mode(False)
 def empty_sum(operator: Operator, dim: int) -> Tensor:
-    """Return zeros for a sum along batch dimension `dim`, (*rest of batch_shape, n, n)."""
+    """Return zeros for a sum along batch dimension `dim`, (*rest of batch_shape, n, n).
+
+    They are ordinary tensors even under inference_mode, so that a running sum can go on outside of it.
+    """
     shape = operator.batch_shape
     rest = (*shape[:dim], *shape[dim + 1 :], operator.n, operator.n)
     return torch.zeros(rest, dtype=operator.dtype, device=operator.device)

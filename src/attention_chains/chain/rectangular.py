@@ -45,7 +45,9 @@ def queries_and_keys(state: Tensor, m: int) -> tuple[Tensor, Tensor]:
     >>> queries_and_keys(torch.tensor([0.25, 0.25, 0.3, 0.175, 0.025]), m=2)
     (tensor([0.2500, 0.2500]), tensor([0.3000, 0.1750, 0.0250]))
     """
-    if not 0 < m < state.shape[-1]:
+    if not isinstance(state, Tensor):
+        raise ChainError(f"state must be a tensor over queries and keys, got {type(state).__name__}")
+    if not isinstance(m, int) or not 0 < m < state.shape[-1]:
         raise ChainError(f"m must be the number of queries, from 1 to {state.shape[-1] - 1} here, got {m!r}")
     return state[..., :m], state[..., m:]
 

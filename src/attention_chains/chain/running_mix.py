@@ -16,8 +16,9 @@ from attention_chains.chain.operators import DenseOperator
 class RunningMix:
     """`AttentionChain.mix` over chains that are never held together, such as the heads of many layers and steps.
 
-    Held is one running sum, (..., n, n). Every chain added counts once ("uniform") or as much as its lambda2, so that
-    adding all chains at once or one by one is the same.
+    Held is one running sum, (..., n, n), in the type of the first chain, without gradients. Every chain added counts
+    once ("uniform") or as much as its lambda2, so that adding all chains at once or one by one is the same. Only where
+    every lambda2 is zero there is no mean, rather than the uniform one that `AttentionChain.mix` falls back to.
 
     Parameters
     ----------
@@ -67,8 +68,9 @@ class RunningMix:
         Raises
         ------
         ChainError
-            If there is no such dimension, or the others differ from those of the chains before.
+            If it is no chain, there is no such dimension, or the others differ from those of the chains before.
         """
+        validation.a_chain(chain, AttentionChain)
         operator = chain._operator
         dim = validation.batch_dimension(dim, operator)
         weights = mixing.lambda2_weights(operator) if self.weights == "lambda2" else mixing.ones(operator)

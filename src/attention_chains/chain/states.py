@@ -32,7 +32,7 @@ def initial(start: Start, operator: Operator) -> Tensor:
     else:
         state = one_hot(_indices(start, operator), operator.n).to(operator.dtype)
     shape = torch.broadcast_shapes(state.shape[:-1], operator.batch_shape)
-    return state.expand(*shape, operator.n)
+    return state.expand(*shape, operator.n).contiguous()  # not one memory for many states
 
 
 def _indices(start: SupportsIndex | Tensor, operator: Operator) -> Tensor:

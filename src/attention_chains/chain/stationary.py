@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,10 +99,8 @@ def _power(operator: Operator, tol: float, stop: str) -> Found:
     amplification = certificate.by_contraction(contraction)
     if stop == "bound":
         if (steps := power.steps_needed(contraction, tol)) > power.LONGEST:
-            raise ChainError(
-                f"the power method may need {steps:,} steps to certify {tol:g} here, more than {power.LONGEST:,}: "
-                'teleport more, or use method="krylov"'
-            )
+            needed = f"may need {steps:,} steps" if steps < math.inf else "needs teleport"
+            raise ChainError(f'the power method {needed} to certify {tol:.1g} here: teleport more, or use "krylov"')
         state, _, iterations = power.certified(operator, tol, amplification, uniform(operator, dtype))
         met = torch.zeros_like(iterations, dtype=torch.bool)
     else:

@@ -135,7 +135,7 @@ def scale(value: float | None, features: int) -> float:
     """Check the factor of q k^T; by default it is one over the root of the features."""
     if value is None:
         return features**-0.5
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if not _is_number(value) or isinstance(value, bool) or not math.isfinite(value):
         raise ChainError(f"scale must be a finite number, got {value!r}")
     return float(value)
 
@@ -218,21 +218,28 @@ def rows_left(kept: Tensor, tokens: Tensor) -> None:
 
 def alpha(value: float) -> float:
     """Check the share of bounces that follow the attention."""
-    if not isinstance(value, Real) or not 0 < value <= 1:
+    if not _is_number(value) or not 0 < value <= 1:
         raise ChainError(f"alpha must be a number in (0, 1], got {value!r}: 1 is no teleport, 0.99 is usual")
     return float(value)
 
 
 def stay(value: float) -> float:
     """Check the chance of not moving."""
-    if not isinstance(value, Real) or not 0 <= value < 1:
+    if not _is_number(value) or not 0 <= value < 1:
         raise ChainError(f"stay must be a number in [0, 1), got {value!r}")
     return float(value)
 
 
+def flag(value: bool, name: str) -> bool:
+    """Check a choice of yes or no."""
+    if not isinstance(value, bool):
+        raise ChainError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 def tolerance(value: float) -> float:
     """Check a tolerance."""
-    if not isinstance(value, Real) or not 0 < value < math.inf:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ChainError(f"tol must be a number above 0, got {value!r}")
     return float(value)
 
@@ -263,7 +270,7 @@ def dense(operator: Operator, what: str, instead: str) -> None:
 
 def distance(eps: float) -> float:
     """Check a total variation distance below which a chain counts as mixed."""
-    if not isinstance(eps, Real) or not 0 < eps < 0.5:
+    if not _is_number(eps) or not 0 < eps < 0.5:
         raise ChainError(f"eps must be a number above 0 and below 0.5, got {eps!r}: 0.25 is usual")
     return float(eps)
 
@@ -278,10 +285,12 @@ def bounces(n: SupportsIndex) -> int:
 def batch_dimension(dim: int, operator: Operator) -> int:
     """Return `dim`, which counts among the batch dimensions, as counted from the front."""
     dims = len(operator.batch_shape)
-    if not -dims <= dim < dims:
+    if not isinstance(dim, int) or isinstance(dim, bool) or not -dims <= dim < dims:
         raise ChainError(
-            f"no batch dimension {dim} to mix: the chain's batch dimensions are {tuple(operator.batch_shape)}"
+            f"no batch dimension {dim!r} to mix: the chain's batch dimensions are {tuple(operator.batch_shape)}"
         )
+    if operator.batch_shape[dim] == 0:
+        raise ChainError(f"batch dimension {dim} of {tuple(operator.batch_shape)} has no chains to mix")
     return dim % dims
 
 
@@ -295,8 +304,10 @@ def head_weights(weights: str | Tensor, dim: int, operator: Operator) -> Tensor:
         )
     if weights.shape != shape:
         weights = weights.view(-1, *[1] * (len(shape) - dim - 1)).expand(shape)
+    if weights.is_complex():
+        raise ChainError(f"weights must be real, got a tensor of {weights.dtype}")
     weights = weights.to(device=operator.device, dtype=operator.dtype)
-    if not weights.isfinite().all() or (weights < 0).any() or not (weights.sum(dim) > 0).all():
+    if not weights.isfinite().all() or (weights < 0).any() or not (weights.amax(dim) > 0).all():
         raise ChainError("weights must be finite and not negative, and above zero for at least one of the mixed chains")
     return weights
 
@@ -306,6 +317,12 @@ def named_weights(weights: str) -> str:
     if weights not in ("uniform", "lambda2"):
         raise ChainError(f'weights must be "uniform" or "lambda2", got {weights!r}')
     return weights
+
+
+def a_chain(value: object, known: type) -> None:
+    """Check that a value is a chain, which a tensor is not yet."""
+    if not isinstance(value, known):
+        raise ChainError(f"expected an AttentionChain, got {_kind(value)}: wrap attention in AttentionChain(...)")
 
 
 def same_sum(total: Tensor, weights: Tensor, operator: Operator) -> None:
@@ -378,9 +395,15 @@ def fits(shape: torch.Size, name: str, operator: Operator) -> None:
         ) from None
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _square(matrix: Tensor, name: str) -> None:
     if not isinstance(matrix, Tensor) or matrix.dtype not in SUM_TOLERANCE:
         raise ChainError(f"{name} must be a tensor of float16, bfloat16, float32 or float64, got {_kind(matrix)}")
+    if matrix.layout != torch.strided:
+        raise ChainError(f"{name} must be stored dense, got {matrix.layout}: call to_dense()")
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] == 0:
         raise ChainError(f"{name} must be square, (..., n, n) with n of at least 1, got {tuple(matrix.shape)}")
 
