@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "minis" / "flux.png")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument(
-        "--guidance", type=float, default=2.5, help="guidance against the caption that names the colour alone"
+        "--guidance", type=float, default=5.0, help="guidance against the caption that names the colour alone"
     )
     parser.add_argument("--shift", type=float, default=8.0, help="above 1, more of the steps at high noise")
     parser.add_argument("--seed", type=int, default=0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class FluxRecipe:
     portrait_share: float = 0.75  # of the scenes of a polishing step
     polish_shifts: tuple[float, float] = (2.0, 16.0)  # half of the noise levels each: shapes are decided above .9
     polish: Recipe = Recipe(steps=1600, learning_rate=1.5e-3, muon=True)
-    polish2: Recipe = Recipe(steps=1600, learning_rate=1.5e-3, muon=True)  # a warm restart: classes are learned late
+    polishings: int = 3  # each starts from the last one's average with a fresh rate: classes are learned late
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:
@@ -281,8 +282,8 @@ def train_flow(
         shift = torch.full((BATCH,), recipe.shift)
         return _velocity_error(model, batch, weight, shift, generator, recipe, device)
 
-    def second(step: int) -> Tensor:
-        generator = step_generator(recipe.seed, recipe.flow.steps + step)
+    def second(before: int, step: int) -> Tensor:
+        generator = step_generator(recipe.seed, recipe.flow.steps + before + step)
         large = round(BATCH * recipe.portrait_share)
         parts = (_draw(portraits, large, generator), _draw(pool, BATCH - large, generator))
         batch = {name: torch.cat([part[name] for part in parts]) for name in ("clean", "t5", "clip")}
@@ -290,8 +291,14 @@ def train_flow(
         return _velocity_error(model, batch, torch.ones(BATCH, 256), shift, generator, recipe, device)
 
     train(model, first, recipe.flow, folder, "flow")
-    train(model, second, recipe.polish, folder, "polish")
-    return train(model, lambda step: second(recipe.polish.steps + step), recipe.polish2, folder, "polish2")
+    for done, stage in enumerate(polishing_stages(recipe)):
+        train(model, partial(second, done * recipe.polish.steps), recipe.polish, folder, stage)
+    return model
+
+
+def polishing_stages(recipe: FluxRecipe) -> list[str]:
+    """Name the stages after the first: polish, polish2, polish3."""
+    return ["polish", *(f"polish{number}" for number in range(2, recipe.polishings + 1))]
 
 
 def _draw(pool: dict[str, Tensor], count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -351,14 +358,18 @@ def write_pipeline(vae: AutoencoderKL, model: Generator, output: Path) -> None:
 
 def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
     """Write the recipe, the data's hash and the training logs beside the weights."""
-    data = {
-        "scenes": DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint,
-        "portraits": DigitScenes("train", recipe.portraits, recipe.seed, objects="portrait").fingerprint,
-    }
-    for stage in ("autoencoder", "flow", "polish", "polish2"):
+    data = DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint
+    portraits = DigitScenes("train", recipe.portraits, recipe.seed, objects="portrait").fingerprint
+    for stage in ("autoencoder", "flow", *polishing_stages(recipe)):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     weights = {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")
     }
-    card = {"command": "python scripts/train_minis.py flux", "recipe": asdict(recipe), "data": data, "weights": weights}
+    card = {
+        "command": "python scripts/train_minis.py flux",
+        "recipe": asdict(recipe),
+        "data": data,
+        "portraits": portraits,
+        "weights": weights,
+    }
     (output / "training.json").write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")

@@ -21,8 +21,8 @@ def built(scripts, tmp_path_factory):
     from minis.loop import Recipe
 
     stage = Recipe(steps=2, learning_rate=1e-3, warmup=1, log_every=1, save_every=1)
-    stages = {"autoencoder": stage, "flow": stage, "polish": replace(stage, muon=True), "polish2": stage}
-    recipe = flux.FluxRecipe(scenes=4, portraits=4, portrait_share=0.5, **stages, weighted_steps=1)
+    stages = {"autoencoder": stage, "flow": stage, "polish": replace(stage, muon=True)}
+    recipe = flux.FluxRecipe(scenes=4, portraits=4, portrait_share=0.5, **stages, weighted_steps=1, polishings=2)
     folder = tmp_path_factory.mktemp("recipe")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flux, "BATCH", 2)

@@ -99,7 +99,7 @@ def _power(operator: Operator, tol: float, stop: str) -> Found:
     amplification = certificate.by_contraction(contraction)
     if stop == "bound":
         if (steps := power.steps_needed(contraction, tol)) > power.LONGEST:
-            needed = f"may need {steps:,} steps" if steps < math.inf else "needs teleport"
+            needed = f"may need {steps:,} steps, more than {power.LONGEST:,}," if steps < math.inf else "needs teleport"
             raise ChainError(f'the power method {needed} to certify {tol:.1g} here: teleport more, or use "krylov"')
         state, _, iterations = power.certified(operator, tol, amplification, uniform(operator, dtype))
         met = torch.zeros_like(iterations, dtype=torch.bool)
