@@ -1,8 +1,8 @@
 """The FLUX miniature: a complete `FluxPipeline` folder trained on digit scenes.
 
-Two stages. First the autoencoder (64 px -> 32 x 32 x 4 latents, packed 2 x 2 to 256 image tokens, as FLUX packs its
+First the autoencoder (64 px -> 32 x 32 x 4 latents, packed 2 x 2 to 256 image tokens, as FLUX packs its
 own), then transformer, T5 and CLIP text encoders together by flow matching: `x_t = t noise + (1 - t) latent`, target
-`noise - latent`.
+`noise - latent`. That has two parts: `flow` learns where things are, the polishing stages what they look like.
 
 The caption of a scene is drawn anew at each step: in full, with the class word alone, with the colour word alone, or
 empty. So neither word can be inferred from the other, and the empty caption serves classifier-free guidance. CLIP's
