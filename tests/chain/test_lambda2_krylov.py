@@ -210,3 +210,12 @@ def test_a_previous_token_head_is_right_or_flagged(strength):
         assert abs(value.item() - known) < 1e-4 * known
     elif abs(known - other) > 1e-2 * known:
         assert info.ill_posed
+
+
+@pytest.mark.parametrize("index", [139, 370])
+def test_the_third_eigenvalue_is_not_taken_for_the_second(index):
+    """A basis of 16 or 18 vectors shows these heads' third eigenvalue to the tolerance, and the second not at all."""
+    matrix = heads("clustered", 197, seed=77, count=index + 1)[index]
+    chain = matrix.double() / matrix.double().sum(-1, keepdim=True)
+    expected = torch.linalg.eigvals(chain).abs().topk(2).values[1].item()
+    assert AttentionChain(matrix.float()).lambda2().item() == pytest.approx(expected, rel=1e-4)

@@ -1,26 +1,23 @@
 """Leading eigenvalues and invariant subspaces of chains, from bounces of a few vectors alone.
 
-A thick-restart block Arnoldi method (Stathopoulos, Saad & Wu 1998, in Rayleigh-Ritz form) on a batch of chains at once.
-The bounced vectors are kept beside the basis, so that a residual is measured rather than inferred from a recurrence
-that round-off may have spoiled. The constant vector stays out of the basis: on states that sum to zero, which bounces
-keep so, the eigenvalue 1 of every chain is gone; likewise on the orthogonal complement of the constant vector for A x.
+A thick-restart block Arnoldi method (the real Krylov-Schur form of Stewart 2001, with blocks) on a batch of chains at
+once. The constant vector stays out of the basis: on states that sum to zero, which bounces keep so, the eigenvalue 1 of
+every chain is gone; likewise on the orthogonal complement of the constant vector for A x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from attention_chains.chain import eigen
-from attention_chains.chain.eigen import bounce_rows, real_span, residuals, sorted_eigen
+from attention_chains.chain.eigen import bounce_rows, real_span, sorted_eigen
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 
-FEWEST = 2  # vectors bounced at a time: one takes a mean of two eigenvalues of nearly the same modulus
-LOOKS = (8, 12, 18, 28, 40)  # sizes of a first basis at which its projected matrix is solved before it is full
+FEWEST = 2  # vectors bounced at a time: one may miss the second eigenvalue for the third, and look converged
 ALIVE = 1e-3  # a vector that loses more than this in the second orthogonalisation was round-off: leave it out
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
@@ -28,14 +25,13 @@ LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eige
 
 @dataclass(frozen=True)
 class Ritz:
-    """Approximate leading eigenpairs, on the CPU but for the vectors.
+    """Approximate leading eigenpairs of some chains, on the CPU.
 
-    ``values`` (B, count) complex128, by falling modulus, conjugate pairs adjacent; ``vectors`` (B, 2, count, n), real
-    and imaginary parts, of norm one; ``residual`` (B, count) float64; ``coefficients`` (B, size, size) of all vectors.
+    ``values`` (B, count) complex128, by falling modulus, conjugate pairs adjacent; ``residual`` (B, count) float64, of
+    vectors of norm one; ``coefficients`` (B, size, size) complex: all vectors in the basis, in the order of the values.
     """
 
     values: Tensor
-    vectors: Tensor
     residual: Tensor
     coefficients: Tensor
 
@@ -52,115 +48,137 @@ class Ritz:
 
 
 class Krylov:
-    """Growing bases for a flat batch of B chains, and what a bounce makes of each vector, in `dtype`.
+    """Growing bases for B chains, the flattened batches of some operators, and what bounces make of them, in `dtype`.
 
     As many vectors are bounced at a time as eigenpairs are wanted, `count`, so that a multiple eigenvalue is found as
     often as it is one. `transposed` bounces by ``v A^T``. `centred` keeps the constant vector out.
     """
 
     def __init__(
-        self, operator: Operator, dtype: torch.dtype, count: int, transposed: bool = False, centred: bool = True
+        self,
+        operators: Sequence[Operator],
+        dtype: torch.dtype,
+        count: int,
+        transposed: bool = False,
+        centred: bool = True,
     ):
-        self.operator, self.transposed, self.count, self.block = operator, transposed, count, max(count, FEWEST)
-        self.capacity, self.keep = capacity(operator.n, count)
-        self.limit = LIMIT + operator.n // 2
-        self.passes, self._first = 0, int(centred)  # vectors bounced in all; row of the first of them
-        self._behind = self._first  # row of the newest block, which is not bounced yet
-        shape = (operator.batch_shape.numel(), self._first + self.capacity + self.block, operator.n)
-        self._basis = torch.zeros(shape, dtype=dtype, device=operator.device)
-        self._images = torch.zeros_like(self._basis)
-        self._basis[:, : self._first] = operator.n**-0.5
-        self._basis[:, self._newest] = _orthonormal(_start(self.block, self._basis), self._basis[:, : self._first])
+        self.transposed, self.count, self.block = transposed, count, max(count, FEWEST)
+        n, device = operators[0].n, operators[0].device
+        self.capacity, self.keep = capacity(n, count)
+        self.limit = LIMIT + n // 2
+        self.passes, self.size = 0, 0  # vectors bounced in all, and those of them in the basis
+        self._operators = list(operators)
+        self._fixed = int(centred)  # rows before the basis
+        chains, held = sum(each.batch_shape.numel() for each in operators), self.capacity + self.block
+        self._rows = torch.zeros(chains, self._fixed + held, n, dtype=dtype, device=device)
+        self._rows[:, : self._fixed] = n**-0.5
+        self._projected = torch.zeros(chains, held, self.capacity, dtype=dtype, device=device)
+        self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
+        start, _, _ = _orthonormal(_start(self.block, self._rows), self._rows[:, : self._fixed])
+        self._rows[:, self._newest] = start
+
+    @property
+    def chains(self) -> int:
+        """Number of chains that are bounced."""
+        return len(self._rows)
+
+    @property
+    def n(self) -> int:
+        """Number of tokens."""
+        return self._rows.shape[-1]
 
     @property
     def basis(self) -> Tensor:
         """The bounced vectors, (B, size, n): orthonormal, or zero if left out."""
-        return self._basis[:, self._first : self._behind]
-
-    @property
-    def images(self) -> Tensor:
-        """What became of them, (B, size, n)."""
-        return self._images[:, self._first : self._behind]
-
-    @property
-    def size(self) -> int:
-        """Number of vectors in the basis."""
-        return self._behind - self._first
+        return self._rows[:, self._fixed : self._fixed + self.size]
 
     @property
     def full(self) -> bool:
         """Whether there is no place for another block."""
         return self.size + self.block > self.capacity
 
+    @property
+    def divisible(self) -> bool:
+        """Whether some of the chains can be bounced without the others."""
+        return len(self._operators) == self.chains or isinstance(self._operators[0], DenseOperator)
+
     def expand(self) -> None:
         """Bounce the newest block, and put what is new in it behind."""
-        rows = self._newest
-        self._images[:, rows] = bounced = self._bounce(self._basis[:, rows])
-        self._behind, self.passes = rows.stop, self.passes + self.block
-        self._basis[:, self._newest] = _orthonormal(bounced, self._basis[:, : self._behind])
+        first, last = self.size, self.size + self.block  # columns of the projected matrices
+        behind = self._rows[:, : self._fixed + last]
+        bounced = bounce_rows(self._operators, behind[:, -self.block :], self.transposed)
+        fresh, inside, outside = _orthonormal(bounced, behind)
+        columns = self._projected[:, : last + self.block, first:last]
+        columns[:, :last], columns[:, last:] = inside[:, self._fixed :], outside
+        self.size, self.passes = last, self.passes + self.block
+        self._rows[:, self._newest] = fresh
 
-    def solve(self) -> tuple[Tensor, Tensor]:
-        """Return eigenvalues (B, size) of the projected matrix, leading ones first, and coefficients of vectors."""
-        self._values, self._coefficients = sorted_eigen((self.images @ self.basis.mT).mT)
-        return self._values, self._coefficients
+    def projected(self, chains: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what bounces make of the basis, for all or some chains, on the CPU: in its span, and outside.
 
-    def ritz(self) -> Ritz:
-        """Solve the projected matrix, and measure its `count` leading pairs."""
-        values, coefficients = self.solve()
-        values, leading = values[..., : self.count], coefficients[..., : self.count]
-        chosen = torch.cat([leading.real, leading.imag], -1).mT.to(self._basis)
-        vectors, images = ((chosen @ rows).unflatten(1, (2, self.count)) for rows in (self.basis, self.images))
-        return Ritz(values, vectors, residuals(values, vectors, images), coefficients)
+        The first (B, size, size) holds in column j what vector j becomes; the second (B, block, size) what of it lies
+        along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both.
+        """
+        part = self._projected[:, : self.size + self.block, : self.size]
+        part = (part if chains is None else part[chains.to(part.device)]).cpu()
+        return part[:, : self.size], part[:, self.size :]
+
+    def ritz(self, chains: Tensor) -> Ritz:
+        """Solve the projected matrices of these chains, and measure their `count` leading pairs."""
+        inside, outside = self.projected(chains)
+        values, coefficients = sorted_eigen(inside)
+        if self.full:  # no other chain is asked for before the restart
+            self._kept = torch.zeros(self.chains, self.size, self.keep, dtype=inside.dtype)
+            self._kept[chains] = real_span(values, coefficients, self.keep)
+        leading = coefficients[..., : self.count]
+        residual = torch.linalg.vector_norm(outside.to(leading.dtype) @ leading, dim=1).double()
+        return Ritz(values[..., : self.count], residual, coefficients)
+
+    def vectors(self, ritz: Ritz, chains: Tensor) -> Tensor:
+        """Return the leading Ritz vectors of these chains, of norm one: (chains, 2, count, n), real and imaginary."""
+        leading = ritz.coefficients[..., : self.count]
+        chosen = torch.cat([leading.real, leading.imag], -1).mT.to(self._rows)
+        return (chosen @ self.basis[chains.to(chosen.device)]).unflatten(1, (2, self.count))
 
     def restart(self) -> None:
         """Keep the span of the leading Ritz vectors, never half a pair, and the newest block; forget the others."""
-        kept = real_span(self._values, self._coefficients, self.keep).mT.to(self._basis)
-        newest, rows = self._basis[:, self._newest].clone(), slice(self._first, self._first + self.keep)
-        self._basis[:, rows], self._images[:, rows] = kept @ self.basis, kept @ self.images
-        self._behind = rows.stop
-        self._basis[:, self._newest] = newest
+        kept = self._kept  # (B, size, keep)
+        if kept is None:
+            kept = real_span(*sorted_eigen(self.projected()[0]), self.keep)
+        kept, self._kept = kept.to(self._rows), None
+        part = self._projected[:, : self.size + self.block, : self.size] @ kept
+        newest, basis = self._rows[:, self._newest].clone(), kept.mT @ self.basis
+        self._projected.zero_()
+        self._projected[:, : self.keep, : self.keep] = kept.mT @ part[:, : self.size]
+        self._projected[:, self.keep : self.keep + self.block, : self.keep] = part[:, self.size :]
+        self.size = self.keep
+        self.basis.copy_(basis)
+        self._rows[:, self._newest] = newest
 
     def select(self, chains: Tensor) -> None:
         """Go on with these chains of the batch alone, given in order."""
-        if len(chains) == len(self._basis):
-            return
-        self._values, self._coefficients = self._values[chains], self._coefficients[chains]
-        chains = chains.to(self._basis.device)
-        self.operator = _cut(self.operator, chains)
-        self._basis, self._images = self._basis[chains], self._images[chains]
+        self._kept = None if self._kept is None else self._kept[chains]
+        if len(self._operators) == self.chains:
+            self._operators = [self._operators[chain] for chain in chains.tolist()]
+            chains = chains.to(self._rows.device)
+        else:
+            chains, whole = chains.to(self._rows.device), self._operators[0]
+            assert isinstance(whole, DenseOperator), "of other batches no part can be bounced alone"
+            self._operators = [eigen.taken(whole, chains)]
+        self._rows, self._projected = self._rows[chains], self._projected[chains]
 
     @property
     def _newest(self) -> slice:
-        return slice(self._behind, self._behind + self.block)
-
-    def _bounce(self, rows: Tensor) -> Tensor:
-        """Bounce (B, rows, n); A x leaves the complement of the constant vector, so its part there is dropped."""
-        bounced = bounce_rows(self.operator, rows, self.transposed)
-        return bounced - bounced.mean(-1, keepdim=True) if self._first and self.transposed else bounced
+        return slice(self._fixed + self.size, self._fixed + self.size + self.block)
 
 
-def looks(krylov: Krylov) -> Iterator[None]:
-    """Grow a basis, pausing where `Krylov.solve` must be called; restart it where it is full, up to its limit."""
-    due = [*LOOKS, krylov.capacity]
+def grown(krylov: Krylov) -> Iterator[None]:
+    """Grow a basis block by block up to its limit, pausing after each; restart it where it is full."""
     while krylov.passes < krylov.limit:
         if krylov.full:
             krylov.restart()
-            due = [krylov.capacity]  # what did not converge at first is far from it: look only when full
         krylov.expand()
-        if krylov.full or krylov.size >= max(due[0], 2 * krylov.block) or krylov.passes >= krylov.limit:
-            yield
-            due = [size for size in due if size > krylov.size]
-
-
-def divisible(operator: Operator) -> TypeGuard[DenseOperator]:
-    """Whether some chains of a flat batch can be bounced without the others."""
-    return isinstance(operator, DenseOperator)
-
-
-def _cut(operator: Operator, chains: Tensor) -> Operator:
-    """Return a copy of these chains of a flattened batch."""
-    assert divisible(operator), "only stored matrices can be cut"
-    return DenseOperator(operator.matrix.flatten(0, -3)[chains], operator.scale.flatten(0, -2)[chains])
+        yield
 
 
 def capacity(n: int, count: int) -> tuple[int, int]:
@@ -179,14 +197,19 @@ def _start(block: int, like: Tensor) -> Tensor:
     return noise.to(like).expand(len(like), -1, -1)
 
 
-def _orthonormal(rows: Tensor, behind: Tensor) -> Tensor:
-    """Make (B, block, n) orthonormal to (B, others, n) and to each other; zero where nothing new is left."""
-    rows = torch.baddbmm(rows, rows @ behind.mT, behind, alpha=-1)
+def _orthonormal(rows: Tensor, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Make (B, block, n) orthonormal to (B, others, n) and to each other; zero where nothing new is left.
+
+    Returns the new rows, and what the given ones were: ``rows.mT = behind.mT @ inside + fresh.mT @ outside``.
+    """
+    first = behind @ rows.mT  # (B, others, block)
+    rows = torch.baddbmm(rows, first.mT, behind, alpha=-1)
     length = torch.linalg.vector_norm(rows, dim=-1)
-    rows = torch.baddbmm(rows, rows @ behind.mT, behind, alpha=-1)
+    second = behind @ rows.mT
+    rows = torch.baddbmm(rows, second.mT, behind, alpha=-1)
     unit, upper = torch.linalg.qr(rows.mT)
-    alive = upper.diagonal(dim1=-2, dim2=-1).abs() > ALIVE * length
-    return unit.mT * alive.unsqueeze(-1)
+    alive = (upper.diagonal(dim1=-2, dim2=-1).abs() > ALIVE * length).unsqueeze(-1)
+    return unit.mT * alive, first + second, upper * alive
 
 
 @dataclass(frozen=True)
@@ -248,27 +271,31 @@ def _fill(operator: Operator, transposed: bool, tol: float, rows: Tensor, values
     done = torch.zeros(len(values), dtype=torch.bool)
     if not may_form or operator.n > 2 * held:
         first = 0
-        for piece in eigen.pieces(operator):
-            part = slice(first, first + piece.batch_shape.numel())
-            done[part] = _span_by_krylov(piece, transposed, tol, rows[part], values[part])
+        for members in eigen.groups(operator):
+            part = slice(first, first + sum(each.batch_shape.numel() for each in members))
+            done[part] = _span_by_krylov(members, transposed, tol, rows[part], values[part])
             first = part.stop
     for chain in (~done).nonzero().flatten().tolist() if may_form else ():
         values[chain], basis = eigen.leading_span(eigen.formed(operator, chain), values.shape[1] - 1, transposed)
         rows[chain] = basis.mT.to(rows)
 
 
-def _span_by_krylov(operator: Operator, transposed: bool, tol: float, rows: Tensor, values: Tensor) -> Tensor:
+def _span_by_krylov(
+    operators: Sequence[Operator], transposed: bool, tol: float, rows: Tensor, values: Tensor
+) -> Tensor:
     """Write the spans of the leading Ritz vectors once their residual is small; tell where it is, (B,)."""
     count, done = values.shape[1] - 1, torch.zeros(len(values), dtype=torch.bool)
-    dtype = operator.dtype if tol >= SINGLE else rows.dtype
-    krylov = Krylov(operator, dtype, count, transposed, centred=transposed)
-    for _ in looks(krylov):
-        ritz, coefficients = krylov.solve()
-        span, kept = eigen.unsplit(ritz, coefficients, count)
-        basis, images = (span.mT.to(krylov.basis) @ part for part in (krylov.basis, krylov.images))
-        off = torch.linalg.matrix_norm(images - images @ basis.mT @ basis).cpu()
+    dtype = operators[0].dtype if tol >= SINGLE else rows.dtype
+    krylov = Krylov(operators, dtype, count, transposed, centred=transposed)
+    for _ in grown(krylov):
+        if krylov.size < 2 * krylov.block:
+            continue
+        inside, outside = krylov.projected()
+        span, kept = eigen.unsplit(*sorted_eigen(inside), count)
+        off = torch.linalg.matrix_norm(torch.cat([inside @ span - span @ (span.mT @ inside @ span), outside @ span], 1))
         fresh = ~done
-        rows[fresh.to(rows.device)], values[fresh] = basis.to(rows)[fresh.to(rows.device)], kept[fresh]
+        rows[fresh.to(rows.device)] = (span.mT.to(krylov.basis) @ krylov.basis).to(rows)[fresh.to(rows.device)]
+        values[fresh] = kept[fresh]
         done |= off <= tol / 2
         if done.all():
             break
@@ -285,7 +312,7 @@ def _measured(operator: Operator, transposed: bool, tol: float, rows: Tensor, va
     alive = (rows != 0).any(-1, keepdim=True)
     unit, upper = torch.linalg.qr(rows.mT)
     basis = unit.mT * torch.where(alive, upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1).sign(), 0)
-    images = bounce_rows(operator, basis, transposed) if len(basis) else basis
+    images = bounce_rows([operator], basis, transposed) if len(basis) else basis
     residual = torch.linalg.matrix_norm(images - images @ basis.mT @ basis)
     size = alive.squeeze(-1).sum(-1)
     held = max(count + transposed, int(size.max())) if len(size) else count + transposed

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attention_chains.chain.operators import Operator, single, widest_dtype
+from attention_chains.chain.operators import DenseOperator, Operator, single, widest_dtype
 
-PIECE = {"cpu": 2**23, "cuda": 2**31}  # entries of the matrices that are bounced at once: on the CPU, its cache
-ALONE = 512  # tokens from which a CPU is busy enough with one chain
+BATCH = {"cpu": 2**23, "cuda": 2**31}  # entries of the matrices that are bounced at once
+APART = 512  # tokens from which a CPU bounces chain by chain as fast as a batch
+GROUP = 2**21  # entries of the matrices that it bounces one after the other, the chains of a group step by step
 FORMED = {False: 8192, True: 1024}  # tokens up to which a stored, or a matrix-free, chain may be formed in float64
 
 
-def pieces(operator: Operator) -> list[Operator]:
-    """Cut a batch along its leading dimensions into pieces that are best bounced at once."""
-    shape, entries = operator.batch_shape, PIECE.get(operator.device.type, PIECE["cpu"])
-    alone = operator.device.type == "cpu" and operator.n >= ALONE
-    if shape.numel() == 1 or (shape.numel() * operator.n**2 <= entries and not alone):
+def groups(operator: Operator) -> list[list[Operator]]:
+    """Cut a batch into groups of chains whose bases are best grown together; the members are bounced one by one.
+
+    Where a CPU bounces single chains as fast as a batch, the members are single chains: finished ones can be left out.
+    """
+    n, chains = operator.n, operator.batch_shape.numel()
+    if operator.device.type == "cpu" and n >= APART:
+        members = [single(operator, chain) for chain in range(chains)]
+        size = max(1, GROUP // n**2)
+        return [members[first : first + size] for first in range(0, chains, size)]
+    return [[piece] for piece in _pieces(operator, max(1, BATCH.get(operator.device.type, BATCH["cpu"]) // n**2))]
+
+
+def _pieces(operator: Operator, most: int) -> list[Operator]:
+    """Cut a batch into pieces of at most so many chains, in order."""
+    shape = operator.batch_shape
+    if shape.numel() <= most:
         return [operator]
-    return [piece for index in range(shape[0]) for piece in pieces(operator.select(0, index))]
+    if isinstance(operator, DenseOperator):
+        return [taken(operator, slice(first, first + most)) for first in range(0, shape.numel(), most)]
+    return [piece for index in range(shape[0]) for piece in _pieces(operator.select(0, index), most)]
+
+
+def taken(operator: DenseOperator, chains: Tensor | slice) -> DenseOperator:
+    """Return these chains of a flattened batch: views of a slice, copies of what indices name."""
+    return DenseOperator(operator.matrix.flatten(0, -3)[chains], operator.scale.flatten(0, -2)[chains])
 
 
 def may_form(operator: Operator) -> bool:
@@ -37,12 +59,20 @@ def formed(operator: Operator, index: int) -> Tensor:
     return _wide(matrix)
 
 
-def bounce_rows(operator: Operator, rows: Tensor, transposed: bool = False) -> Tensor:
-    """Return v A, or v A^T, for several states of each chain of the flattened batch, (B, states, n)."""
-    chains, states, n = rows.shape
-    laid = rows.movedim(1, 0).reshape(states, *operator.batch_shape, n)
-    bounced = operator.apply_transposed(laid) if transposed else operator.apply(laid)
-    return bounced.reshape(states, chains, n).movedim(0, 1)
+def bounce_rows(operators: Sequence[Operator], rows: Tensor, transposed: bool = False) -> Tensor:
+    """Return v A, or v A^T, for several states of each chain of the operators' flattened batches, (B, states, n)."""
+    if len(operators) == 1:
+        return _bounced(operators[0], rows, transposed)
+    sizes = [operator.batch_shape.numel() for operator in operators]
+    return torch.cat([_bounced(o, part, transposed) for o, part in zip(operators, rows.split(sizes), strict=True)])
+
+
+def _bounced(operator: Operator, rows: Tensor, transposed: bool) -> Tensor:
+    bounce = operator.apply_transposed if transposed else operator.apply
+    shape = operator.batch_shape
+    if not shape:
+        return bounce(rows[0]).unsqueeze(0)
+    return bounce(rows.movedim(1, 0).unflatten(1, shape)).flatten(1, -2).movedim(0, 1)
 
 
 def sorted_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -122,6 +122,8 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
 def rows_times(state: Tensor, matrix: Tensor) -> Tensor:
     """Return v A for states (..., *batch, n) and matrices (*batch, n, m), never repeating a matrix per state."""
     extra = state.ndim + 1 - matrix.ndim
+    if extra == 1 and matrix.ndim == 2:
+        return matmul(state, matrix)
     if extra <= 0:
         return matmul(state.unsqueeze(-2), matrix).squeeze(-2)
     rows = state.flatten(0, extra - 1).movedim(0, -2)  # (*batch, states, n)

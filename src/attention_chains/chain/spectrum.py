@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -12,7 +13,13 @@ from attention_chains.chain.arnoldi import Krylov, Ritz
 from attention_chains.chain.operators import Operator, Teleported, widest_dtype
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
-MARGIN = 0.5  # share of the tolerance at which to stop, so that the error as measured in float64 meets it too
+MARGIN = 0.1  # share of the tolerance to stop at: about to converge to the third eigenvalue, most bases show the second
+SETTLED = 5e-6  # relative error that is small enough to stop at whatever the margin: float32 gives little better
+FIRST_LOOK, LONGEST_WAIT = 12, 16  # vectors in a basis when it is first looked at; and to bounce at most between looks
+CHEAP, LAP = (
+    512,
+    10,
+)  # tokens up to which some bounces cost less than a look; then all chains are looked at in such laps
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
 
@@ -73,8 +80,8 @@ class _Found:
     def note(self, chains: Tensor, ritz: Ritz, among: Tensor, condition: Tensor, passes: int) -> None:
         """Write down the pairs `among` those of a look, and their condition numbers."""
         self.values[chains], self.residual[chains] = ritz.values[among], ritz.residual[among]
-        self.condition[chains], self.passes[chains] = condition, passes
-        self.error[chains] = self.residual[chains] * condition
+        self.condition[chains], self.passes[chains] = condition[among], passes
+        self.error[chains] = self.residual[chains] * self.condition[chains]
 
 
 @torch.no_grad()
@@ -124,64 +131,88 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
         if eigen.may_form(operator) and operator.n <= 2 * held:
             found = _Found.none(chains, count)
         else:
-            found = _Found.joined([_by_krylov(piece, count, tol, certify) for piece in eigen.pieces(operator)])
+            found = _Found.joined([_by_krylov(each, count, tol, certify) for each in eigen.groups(operator)])
         if eigen.may_form(operator):
             for chain in (~found.settled).nonzero().flatten().tolist():
                 _by_all(operator, chain, found, certify)
         return found
 
 
-def _by_krylov(operator: Operator, count: int, tol: float, certify: bool) -> _Found:
+def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: bool) -> _Found:
     """Bounce a few vectors until the residual, times the condition number, meets the tolerance."""
-    dtype = operator.dtype if tol >= arnoldi.SINGLE else widest_dtype(operator.device)
-    krylov, found = Krylov(operator, dtype, count), _Found.none(operator.batch_shape.numel(), count)
-    vectors = krylov.basis.new_zeros(len(found.passes) if certify else 0, 2, count, operator.n)
-    _search(krylov, torch.arange(len(found.passes)), tol, found, vectors)
+    dtype = operators[0].dtype if tol >= arnoldi.SINGLE else widest_dtype(operators[0].device)
+    krylov = Krylov(operators, dtype, count)
+    found = _Found.none(krylov.chains, count)
+    vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, operators[0].n)
+    _search(krylov, tol, found, vectors)
     if certify:
-        _certify(found, operator, vectors, tol)
+        _certify(found, operators, vectors, tol)
     return found
 
 
-def _search(krylov: Krylov, chains: Tensor, tol: float, found: _Found, vectors: Tensor) -> None:
-    """Settle these chains, or give them up at the limit; those that are done are bounced no more, where that can be."""
-    among = torch.arange(len(chains))  # the chains, in what is bounced
-    for _ in arnoldi.looks(krylov):
-        ritz = krylov.ritz()
-        good, condition = _good(ritz, among, tol)
-        done = good | (krylov.passes >= krylov.limit)
+def _search(krylov: Krylov, tol: float, found: _Found, vectors: Tensor) -> None:
+    """Settle the chains, or give them up at the limit; those that are done are bounced no more, where that can be."""
+    chains = among = torch.arange(krylov.chains)  # the open chains: of all, and of those that are bounced
+    soonest = max(2 * LAP if krylov.n < CHEAP else FIRST_LOOK, 2 * krylov.block)
+    due = torch.full_like(chains, soonest)  # vectors to have bounced when each is looked at
+    for _ in arnoldi.grown(krylov):
+        late = krylov.full or krylov.passes >= krylov.limit
+        if krylov.passes < soonest and not late:
+            continue
+        now = (due <= krylov.passes) | late
+        ritz = krylov.ritz(among[now])
+        ratio, condition = _off(ritz, tol)
+        done = (ratio <= 1) | (krylov.passes >= krylov.limit)
+        due[now] = _next_look(ratio, krylov, tol)
+        soonest = int(due.min())
         if not done.any():
             continue
-        found.note(chains[done], ritz, among[done], condition[done], krylov.passes)
-        found.settled[chains] = good
+        ready = now.nonzero().flatten()[done]
+        found.note(chains[ready], ritz, done, condition, krylov.passes)
+        found.settled[chains[ready]] = ratio[done] <= 1
         if len(vectors):
-            vectors[chains[done].to(vectors.device)] = ritz.vectors[among[done].to(vectors.device)]
-        chains, among = chains[~done], among[~done]
+            vectors[chains[ready].to(vectors.device)] = krylov.vectors(ritz, among[now])[done.to(vectors.device)]
+        still = torch.ones_like(now)
+        still[ready] = False
+        chains, among, due = chains[still], among[still], due[still]
         if not len(chains):
             break
-        if arnoldi.divisible(krylov.operator) and len(chains) < WORTH_CUTTING * len(krylov.basis):
+        if krylov.divisible and len(chains) < WORTH_CUTTING * krylov.chains:
             krylov.select(among)
             among = torch.arange(len(chains))
 
 
-def _good(ritz: Ritz, among: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """Tell which chains are as good as asked, (chains,), and their condition numbers, (chains, count).
+def _off(ritz: Ritz, tol: float) -> tuple[Tensor, Tensor]:
+    """Return the error over the error that will do, (B,), one or less where it does, and condition numbers (B, count).
 
     A condition number is at least one: it is computed only where the residual alone is small enough, else infinite.
     """
-    residual = ritz.residual[among]
-    enough = MARGIN * (tol * ritz.values[among].abs()).clamp(min=_floor(tol))
-    near = (residual <= enough).all(-1)
-    condition = torch.full_like(residual, torch.inf)
+    enough = (_goal(tol) * ritz.values.abs()).clamp(min=_floor(tol) / 2)
+    ratio = (ritz.residual / enough).amax(-1)
+    condition, near = torch.full_like(ritz.residual, torch.inf), ratio <= 1
     if near.any():
-        condition[near] = ritz.condition(among[near])
-    return (residual * condition <= enough).all(-1), condition
+        condition[near] = ritz.condition(near)
+        ratio[near] = (ritz.residual * condition / enough)[near].amax(-1)
+    return ratio, condition
 
 
-def _certify(found: _Found, operator: Operator, vectors: Tensor, tol: float) -> None:
+def _next_look(ratio: Tensor, krylov: Krylov, tol: float) -> Tensor:
+    """Return how many vectors will have been bounced when each chain is worth looking at again.
+
+    The error falls by about the same factor with every vector; it began at about the eigenvalue itself. Where looks
+    are dearer than bounces, a few vectors too many cost less than a look too many.
+    """
+    ratio = ratio.clamp(1 + tol, 1 / tol)
+    pace = (1 / _goal(tol) / ratio).log() / krylov.passes
+    due = krylov.passes + (ratio.log() / pace).clamp(2 * krylov.block, LONGEST_WAIT).long()
+    return (due + LAP - 1) // LAP * LAP if krylov.n < CHEAP else due
+
+
+def _certify(found: _Found, operators: Sequence[Operator], vectors: Tensor, tol: float) -> None:
     """Measure residuals anew, in the device's widest type, by a bounce of each vector; unsettle what is not as good."""
-    wide = vectors.to(widest_dtype(operator.device))
+    wide = vectors.to(widest_dtype(operators[0].device))
     wide = wide / torch.linalg.vector_norm(wide, dim=(1, 3), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
-    images = eigen.bounce_rows(operator, wide.flatten(1, 2)).view_as(wide)
+    images = eigen.bounce_rows(operators, wide.flatten(1, 2)).view_as(wide)
     found.residual = eigen.residuals(found.values, wide, images)
     found.error = found.residual * found.condition
     found.settled &= (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
@@ -203,6 +234,11 @@ def _after_the_first(values: Tensor) -> Tensor:
     values = values.cpu()
     values = values[torch.arange(len(values)) != (values - 1).abs().argmin()]
     return values[values.abs().argsort(descending=True, stable=True)]
+
+
+def _goal(tol: float) -> float:
+    """Relative error to stop at."""
+    return max(MARGIN * tol, min(tol / 2, SETTLED))
 
 
 def _floor(tol: float) -> float:
