@@ -6,7 +6,8 @@ import torch
 from heads import KINDS, drift, heads
 
 from attention_chains.chain import AttentionChain, spectrum
-from attention_chains.chain.operators import DenseOperator, Lazy, Outgoing, Product, Teleported
+from attention_chains.chain.derived import Lazy, Outgoing, Product, Teleported
+from attention_chains.chain.operators import DenseOperator
 
 SIZES = (81, 85, 96, 110)  # above those that go to all eigenvalues at once
 

@@ -76,6 +76,7 @@ def test_two_sets_by_hand():
     close(info.coarse, [[0.95, 0.05], [0.05, 0.95]])
     close(info.eigenvalues.real, [1, 0.9])
     close(info.residual, 0)
+    assert info.converged
 
 
 def test_crispness_counts_tokens_by_their_weights():

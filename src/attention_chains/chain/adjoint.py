@@ -13,7 +13,6 @@ from torch import Tensor
 
 from attention_chains.chain import gmres
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.gmres import apart
 from attention_chains.chain.operators import Operator
 
 ACCURACY = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the adjoint system: residual over right-hand side, L1
@@ -45,10 +44,10 @@ class _Stationary(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Any, Any]:
         if torch.is_grad_enabled():
             raise ChainError("TokenRank has no second derivatives: ask for its gradient without create_graph")
-        parts = apart(ctx.operator)
-        rows = gradient.reshape(len(parts), *parts[0].batch_shape, ctx.operator.n)
+        pieces = gmres.parts(ctx.operator)
+        rows = gradient.reshape(len(pieces), *pieces[0].batch_shape, ctx.operator.n)
         with torch.autocast(gradient.device.type, enabled=False):
-            pulled = [_pull_back(part, row) for part, row in zip(parts, rows, strict=True)]
+            pulled = [_pull_back(part, row) for part, row in zip(pieces, rows, strict=True)]
         return torch.stack(pulled).to(gradient.dtype).view(gradient.shape), None, None
 
 

@@ -20,8 +20,9 @@ from attention_chains.chain import (
     stationary,
     validation,
 )
+from attention_chains.chain.derived import Lazy, Outgoing, Product, Teleported
 from attention_chains.chain.metastable import MetastableInfo
-from attention_chains.chain.operators import DenseOperator, Lazy, Operator, Outgoing, Product, Teleported
+from attention_chains.chain.operators import DenseOperator, Operator
 from attention_chains.chain.spectrum import Lambda2Info
 from attention_chains.chain.states import Start
 from attention_chains.chain.stationary import TokenRankInfo
@@ -748,7 +749,7 @@ class AttentionChain:
         k = validation.set_count(k, self.n)
         uniform = states.uniform(self._operator)
         weights = uniform if weights is None else validation.token_weights(weights, self._operator)
-        memberships, eigenvalues = metastable.metastable_sets(self._operator, k, weights)
+        memberships, *found = metastable.metastable_sets(self._operator, k, weights)
         if not return_info:
             return memberships.to(self.dtype)
-        return memberships.to(self.dtype), metastable.measure(self._operator, memberships, weights, eigenvalues)
+        return memberships.to(self.dtype), metastable.measure(self._operator, memberships, weights, *found)

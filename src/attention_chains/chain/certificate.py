@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import gmres
+from attention_chains.chain.derived import Averaged, Lazy, Outgoing, Product, Teleported
 from attention_chains.chain.fused import FusedOperator
-from attention_chains.chain.operators import Averaged, Lazy, Operator, Outgoing, Product, Teleported, widest_dtype
+from attention_chains.chain.operators import Operator, widest_dtype
 
 CYCLES = 4  # Krylov spaces to spend on hitting times; where they do not do, classes are all but closed
 

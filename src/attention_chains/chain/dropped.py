@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import validation
+from attention_chains.chain.derived import Wrapped
 from attention_chains.chain.fused import FusedOperator
-from attention_chains.chain.operators import DenseOperator, Operator, Wrapped, widest_dtype
+from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 
 
 def drop(operator: Operator, keep: Tensor) -> Operator:

@@ -169,7 +169,7 @@ def constant(operator: Operator) -> Tensor:
     return torch.full((operator.n,), operator.n**-0.5, dtype=dtype, device=operator.device)
 
 
-def apart(operator: Operator) -> list[Operator]:
+def parts(operator: Operator) -> list[Operator]:
     """Cut a batch into the parts to solve one after the other: single chains, or all at once."""
     count = operator.batch_shape.numel()
     if operator.device.type != "cpu" or operator.n < ALONE or count <= 1:

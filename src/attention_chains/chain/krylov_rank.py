@@ -24,7 +24,7 @@ DIRECT = {"cpu": 320}  # tokens of a dense chain up to which LU is faster; not m
 
 
 @dataclass
-class Found:
+class Ranked:
     """A rank (..., n) in the widest type, and the fields of its `TokenRankInfo`, (...,), before the last rounding."""
 
     rank: Tensor
@@ -35,7 +35,7 @@ class Found:
 
 
 @dataclass
-class Walk:
+class Iterate:
     """Where the search is, for each alpha and chain."""
 
     state: Tensor  # x, (alphas, *batch, n), summing to one
@@ -43,15 +43,15 @@ class Walk:
     slack: Tensor  # (alphas, *batch): by how much the residual may be wrong, in L1
     iterations: Tensor  # (alphas, *batch)
 
-    def where(self, better: Tensor, other: Walk) -> Walk:
-        """Take another walk's state where it is better; count its iterations everywhere."""
+    def where(self, better: Tensor, other: Iterate) -> Iterate:
+        """Take another's state where it is better; count its iterations everywhere."""
         state = torch.where(better.unsqueeze(-1), other.state, self.state)
         residual = torch.where(better.unsqueeze(-1), other.residual, self.residual)
-        return Walk(state, residual, torch.where(better, other.slack, self.slack), other.iterations)
+        return Iterate(state, residual, torch.where(better, other.slack, self.slack), other.iterations)
 
 
 @dataclass
-class Surfers:
+class TeleportFamily:
     """alpha A + (1 - alpha) 1 p^T for one A and target p and several alphas; alpha = 1 is A itself, and p the start."""
 
     base: Operator
@@ -62,29 +62,29 @@ class Surfers:
     coarseness: float  # round-offs that an entry of A may be off by
 
     @classmethod
-    def of(cls, base: Operator, alphas: Sequence[float], target: Tensor) -> Surfers:
+    def of(cls, base: Operator, alphas: Sequence[float], target: Tensor) -> TeleportFamily:
         """Take a target in the widest type."""
         rates = torch.tensor(alphas, dtype=target.dtype, device=target.device)
         rates = rates.view(-1, *(1,) * len(base.batch_shape))
         shrinks = rates * certificate.contraction(base)
         return cls(base, rates, target, shrinks, gmres.constant(base), certificate.coarseness(base))
 
-    def walk(self, state: Tensor, iterations: Tensor) -> Walk:
+    def bounced(self, state: Tensor, iterations: Tensor) -> Iterate:
         """Make a distribution of a state, and bounce it once in float64."""
         state = normalised(state.clamp(min=0))
         rate = self.alphas.unsqueeze(-1)
         residual = rate * self.base.apply(state) + (1 - rate) * self.target - state
-        return Walk(state, residual, torch.full_like(l1(state), certificate.rounding(self.base)), iterations)
+        return Iterate(state, residual, torch.full_like(l1(state), certificate.rounding(self.base)), iterations)
 
-    def approached(self, goal: Tensor) -> Walk:
+    def approached(self, goal: Tensor) -> Iterate:
         """Solve once, from the target on: all alphas from one Krylov space, in the chain's own type; or by LU."""
         if self._is_direct():
-            return self.walk(self._solved(), torch.zeros_like(goal, dtype=torch.long))
+            return self.bounced(self._solved(), torch.zeros_like(goal, dtype=torch.long))
         start = self.target.to(self.base.dtype)
         rhs = self.base.apply(start) - start  # (*batch, n)
         goal = torch.maximum(goal / 2, _reach(rhs))
         step, bounces = gmres.solve(self.base.apply, rhs, goal / self.alphas, self.alphas, self.constant)
-        return self.walk(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2)
+        return self.bounced(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2)
 
     def _is_direct(self) -> bool:
         """Whether the systems are small, stored and, as alpha < 1, regular."""
@@ -102,57 +102,57 @@ class Surfers:
         system = torch.eye(chain.n, dtype=target.dtype, device=target.device) - rates * chain.dense(target.dtype)
         return torch.linalg.solve(system.mT, (1 - rates) * target.unsqueeze(-1)).squeeze(-1)
 
-    def refined(self, walk: Walk, amplification: Tensor, tol: float) -> Found:
+    def refined(self, iterate: Iterate, amplification: Tensor, tol: float) -> Ranked:
         """Solve for what is left until the certified bound meets `tol`, in the chain's own type as long as it gains."""
         target = tol / amplification  # for the residual
-        walk, _ = self._improved(walk, target, None)  # often one bounce averages away what round-off left
+        iterate, _ = self._improved(iterate, target, None)  # often one bounce averages away what round-off left
         for dtype in dict.fromkeys((self.base.dtype, widest_dtype(self.base.device))):
             gained, cycle = True, 0
             while gained and cycle < gmres.CYCLES:
-                walk, gained = self._improved(walk, target, dtype)
+                iterate, gained = self._improved(iterate, target, dtype)
                 cycle += 1
-        return self._found(walk, amplification)
+        return self._found(iterate, amplification)
 
-    def _improved(self, walk: Walk, target: Tensor, dtype: torch.dtype | None) -> tuple[Walk, bool]:
+    def _improved(self, iterate: Iterate, target: Tensor, dtype: torch.dtype | None) -> tuple[Iterate, bool]:
         """Go one step where the target is missed, by GMRES in `dtype` or else by bouncing; return whether it gained."""
-        before = l1(walk.residual) + walk.slack
-        unmet = (self._left(walk) > target) & (before > 2 * walk.slack)
+        before = l1(iterate.residual) + iterate.slack
+        unmet = (self._left(iterate) > target) & (before > 2 * iterate.slack)
         if not unmet.any():
-            return walk, False
-        step, bounces = (walk.residual, 1) if dtype is None else self._correction(walk, target, unmet, dtype)
-        tried = self._stepped(walk, step, walk.iterations + bounces * unmet, (target / 4).where(unmet, torch.inf))
+            return iterate, False
+        step, bounces = (iterate.residual, 1) if dtype is None else self._correction(iterate, target, unmet, dtype)
+        tried = self._stepped(iterate, step, iterate.iterations + bounces * unmet, (target / 4).where(unmet, torch.inf))
         better = unmet & (l1(tried.residual) + tried.slack < gmres.GAIN * before)
-        return walk.where(better, tried), bool(better.any())
+        return iterate.where(better, tried), bool(better.any())
 
-    def _correction(self, walk: Walk, target: Tensor, unmet: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _correction(self, iterate: Iterate, target: Tensor, unmet: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return d with d (I - alpha A) = residual, and the bounces that it took."""
-        rhs = walk.residual.to(dtype)
+        rhs = iterate.residual.to(dtype)
         goal = torch.maximum(target / 2, _reach(rhs)).where(unmet, torch.inf)  # no steps where nothing is to gain
         step, bounces = gmres.solve(self.base.apply, rhs, goal.unsqueeze(0), self.alphas.unsqueeze(0), self.constant)
-        return step[0].to(walk.state.dtype), bounces[0] + 1
+        return step[0].to(iterate.state.dtype), bounces[0] + 1
 
-    def _stepped(self, walk: Walk, step: Tensor, iterations: Tensor, allowed: Tensor) -> Walk:
+    def _stepped(self, iterate: Iterate, step: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:
         """Go a step that sums to zero; bounce it in the chain's own type if the slack that this adds is allowed."""
         step = gmres.without(step, self.constant)
         off = (self.base.n + self.coarseness) * torch.finfo(self.base.dtype).eps
-        slack = walk.slack + off * l1(step)
+        slack = iterate.slack + off * l1(step)
         if (slack > allowed).any():
-            return self.walk(walk.state + step, iterations)
+            return self.bounced(iterate.state + step, iterations)
         moved = self.alphas.unsqueeze(-1) * self.base.apply(step.to(self.base.dtype)).to(step.dtype)
-        return Walk(walk.state + step, walk.residual - step + moved, slack, iterations)
+        return Iterate(iterate.state + step, iterate.residual - step + moved, slack, iterations)
 
-    def _left(self, walk: Walk) -> Tensor:
+    def _left(self, iterate: Iterate) -> Tensor:
         """Residual of x P, at most that of x contracted, and what it may be wrong by."""
-        return self.contraction * l1(walk.residual) + walk.slack
+        return self.contraction * l1(iterate.residual) + iterate.slack
 
-    def _found(self, walk: Walk, amplification: Tensor) -> Found:
+    def _found(self, iterate: Iterate, amplification: Tensor) -> Ranked:
         """Take the power step that the residual is, and make a distribution of it, which only nears the right one."""
-        rank = walk.state + walk.residual
+        rank = iterate.state + iterate.residual
         below = -rank.clamp(max=0).sum(-1)
-        left = self._left(walk)
+        left = self._left(iterate)
         bound = left * amplification
-        return Found(
-            normalised(rank.clamp(min=0)), walk.iterations, left + 4 * below, bound, torch.zeros_like(bound).bool()
+        return Ranked(
+            normalised(rank.clamp(min=0)), iterate.iterations, left + 4 * below, bound, torch.zeros_like(bound).bool()
         )
 
 

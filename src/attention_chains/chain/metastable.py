@@ -37,28 +37,32 @@ class MetastableInfo:
     residual : Tensor
         (...,): the largest entry of ``abs(P chi - chi P_c)``. Zero, up to the solver's tolerance, if the sets come from
         an invariant subspace.
+    converged : Tensor
+        (...,) bool: whether the subspace met the solver's tolerance. If not, which happens only where a chain has too
+        many tokens to fall back to all eigenvalues, the sets are of a subspace that is not invariant.
     """
 
     crispness: Tensor
     coarse: Tensor
     eigenvalues: Tensor
     residual: Tensor
+    converged: Tensor
 
 
 @torch.no_grad()
-def metastable_sets(operator: Operator, k: int, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return memberships (*batch_shape, n, k) and the k eigenvalues; see `AttentionChain.metastable_sets`.
+def metastable_sets(operator: Operator, k: int, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return memberships (*batch_shape, n, k), the k eigenvalues, and whether the subspace converged (*batch_shape,).
 
     The subspace is found on the chain's device, batched. The crispest memberships in it are found on the CPU, one chain
     after the other: thousands of tiny steps that end after a number of rounds that only the chain knows.
     """
-    bases, eigenvalues = _invariant(operator, k)
+    bases, eigenvalues, converged = _invariant(operator, k)
     eta = normalised(weights.detach().cpu().double()).expand(bases.shape[:-1]).reshape(-1, operator.n)
     chi = torch.empty_like(bases).reshape(-1, operator.n, k)
     for out, basis, weight in zip(chi, bases.reshape(chi.shape), eta, strict=True):
         out.copy_(_memberships(basis, weight))
     chi = chi.view(bases.shape)
-    return chi.to(operator.device, widest_dtype(operator.device)), eigenvalues
+    return chi.to(operator.device, widest_dtype(operator.device)), eigenvalues, converged
 
 
 @torch.no_grad()
@@ -84,17 +88,18 @@ def gap_size(operator: Operator, k_max: int) -> int:
     return 2 + int((gaps / EQUAL).round().masked_fill(splits, -torch.inf).argmax())
 
 
-def _invariant(operator: Operator, k: int) -> tuple[Tensor, Tensor]:
-    """Return bases of the leading right subspaces, (*batch_shape, n, k), on the CPU, and their eigenvalues."""
+def _invariant(operator: Operator, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bases of the leading right subspaces, (*batch_shape, n, k), on the CPU, eigenvalues, and convergence."""
     if k == 1:
         ones = torch.ones(*operator.batch_shape, operator.n, 1, dtype=torch.float64)
-        return ones, ones[..., 0, :].to(torch.complex128)
+        known = torch.ones(operator.batch_shape, dtype=torch.bool, device=operator.device)
+        return ones, ones[..., 0, :].to(torch.complex128), known
     found = arnoldi.leading_subspace(operator, k, transposed=True)
     if (split := found.size.cpu() != k).any():
         at = tuple(split.nonzero()[0].tolist())
         where = f" of batch element {at}" if at else ""
         raise ChainError(f"k = {k} would split a conjugate pair of eigenvalues{where}: take k = {k - 1} or k = {k + 1}")
-    return found.basis[..., :k].to("cpu", torch.float64), found.eigenvalues[..., :k]
+    return found.basis[..., :k].to("cpu", torch.float64), found.eigenvalues[..., :k], found.converged
 
 
 def _memberships(basis: Tensor, eta: Tensor) -> Tensor:
@@ -116,7 +121,7 @@ def _centred(basis: Tensor, eta: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(operator: Operator, chi: Tensor, weights: Tensor, eigenvalues: Tensor) -> MetastableInfo:
+def measure(operator: Operator, chi: Tensor, weights: Tensor, eigenvalues: Tensor, converged: Tensor) -> MetastableInfo:
     """Say how good memberships are; takes one bounce of each set."""
     weighted = (normalised(weights.to(chi)).unsqueeze(-1) * chi).mT
     bounced = operator.apply_transposed(chi.movedim(-1, 0)).movedim(0, -1)
@@ -124,4 +129,4 @@ def measure(operator: Operator, chi: Tensor, weights: Tensor, eigenvalues: Tenso
     coarse = torch.linalg.solve(overlap, weighted @ bounced)
     stay = overlap.diagonal(dim1=-2, dim2=-1) / weighted.sum(-1)
     residual = (bounced - chi @ coarse).abs().amax((-2, -1))
-    return MetastableInfo(stay.mean(-1).to(operator.dtype), coarse.to(operator.dtype), eigenvalues, residual)
+    return MetastableInfo(stay.mean(-1).to(operator.dtype), coarse.to(operator.dtype), eigenvalues, residual, converged)

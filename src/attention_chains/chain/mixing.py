@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import validation
-from attention_chains.chain.operators import Averaged, DenseOperator, Operator, Teleported
+from attention_chains.chain.derived import Averaged, Teleported
+from attention_chains.chain.operators import DenseOperator, Operator
 from attention_chains.chain.spectrum import ABSOLUTE_FLOOR, lambda2
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from attention_chains.chain import arnoldi, eigen
 from attention_chains.chain.arnoldi import Krylov, Ritz
-from attention_chains.chain.operators import Operator, Teleported, widest_dtype
+from attention_chains.chain.derived import Teleported
+from attention_chains.chain.operators import Operator, widest_dtype
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
 MARGIN = 0.1  # share of the tolerance to stop at: about to converge to the third eigenvalue, most bases show the second
@@ -52,7 +53,7 @@ class Lambda2Info:
 
 
 @dataclass
-class _Found:
+class _Eigenvalues:
     """Leading eigenvalues of a flat batch of B chains, on the CPU.
 
     (B, count): `values`, `error`, `residual`, `condition`; (B,): `passes`, whether `settled`, and whether `complete`,
@@ -68,13 +69,13 @@ class _Found:
     complete: Tensor
 
     @classmethod
-    def none(cls, chains: int, count: int) -> _Found:
+    def none(cls, chains: int, count: int) -> _Eigenvalues:
         values = torch.zeros(chains, count, dtype=torch.complex128)
         each, flags = values.real, torch.zeros(chains, dtype=torch.bool)
         return cls(values, each.clone(), each.clone(), each.clone(), flags.long(), flags.clone(), flags.clone())
 
     @classmethod
-    def joined(cls, parts: list[_Found]) -> _Found:
+    def joined(cls, parts: list[_Eigenvalues]) -> _Eigenvalues:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def note(self, chains: Tensor, ritz: Ritz, among: Tensor, condition: Tensor, passes: int) -> None:
@@ -120,29 +121,29 @@ def _without_teleport(operator: Operator) -> tuple[float, Operator]:
     return alpha, operator
 
 
-def _leading(operator: Operator, count: int, tol: float, certify: bool = False) -> _Found:
+def _leading(operator: Operator, count: int, tol: float, certify: bool = False) -> _Eigenvalues:
     """Return the `count` eigenvalues that lead after the 1, from Krylov passes, or from all of them where need be."""
     chains, held = operator.batch_shape.numel(), arnoldi.capacity(operator.n, count)[0]
     with torch.autocast(operator.device.type, enabled=False):
         if operator.n == 1 or chains == 0:
-            found = _Found.none(chains, count)
+            found = _Eigenvalues.none(chains, count)
             found.complete[:] = True
             return found
         if eigen.may_form(operator) and operator.n <= 2 * held:
-            found = _Found.none(chains, count)
+            found = _Eigenvalues.none(chains, count)
         else:
-            found = _Found.joined([_by_krylov(each, count, tol, certify) for each in eigen.groups(operator)])
+            found = _Eigenvalues.joined([_by_krylov(each, count, tol, certify) for each in eigen.groups(operator)])
         if eigen.may_form(operator):
             for chain in (~found.settled).nonzero().flatten().tolist():
                 _by_all(operator, chain, found, certify)
         return found
 
 
-def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: bool) -> _Found:
+def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: bool) -> _Eigenvalues:
     """Bounce a few vectors until the residual, times the condition number, meets the tolerance."""
     dtype = operators[0].dtype if tol >= arnoldi.SINGLE else widest_dtype(operators[0].device)
     krylov = Krylov(operators, dtype, count)
-    found = _Found.none(krylov.chains, count)
+    found = _Eigenvalues.none(krylov.chains, count)
     vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, operators[0].n)
     _search(krylov, tol, found, vectors)
     if certify:
@@ -150,7 +151,7 @@ def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: b
     return found
 
 
-def _search(krylov: Krylov, tol: float, found: _Found, vectors: Tensor) -> None:
+def _search(krylov: Krylov, tol: float, found: _Eigenvalues, vectors: Tensor) -> None:
     """Settle the chains, or give them up at the limit; those that are done are bounced no more, where that can be."""
     chains = among = torch.arange(krylov.chains)  # the open chains: of all, and of those that are bounced
     soonest = max(2 * LAP if krylov.n < CHEAP else FIRST_LOOK, 2 * krylov.block)
@@ -208,7 +209,7 @@ def _next_look(ratio: Tensor, krylov: Krylov, tol: float) -> Tensor:
     return (due + LAP - 1) // LAP * LAP if krylov.n < CHEAP else due
 
 
-def _certify(found: _Found, operators: Sequence[Operator], vectors: Tensor, tol: float) -> None:
+def _certify(found: _Eigenvalues, operators: Sequence[Operator], vectors: Tensor, tol: float) -> None:
     """Measure residuals anew, in the device's widest type, by a bounce of each vector; unsettle what is not as good."""
     wide = vectors.to(widest_dtype(operators[0].device))
     wide = wide / torch.linalg.vector_norm(wide, dim=(1, 3), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
@@ -218,7 +219,7 @@ def _certify(found: _Found, operators: Sequence[Operator], vectors: Tensor, tol:
     found.settled &= (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
 
 
-def _by_all(operator: Operator, chain: int, found: _Found, certify: bool) -> None:
+def _by_all(operator: Operator, chain: int, found: _Eigenvalues, certify: bool) -> None:
     """Find all eigenvalues of one chain in float64, and with them those of its transpose to see what round-off does."""
     matrix, count = eigen.formed(operator, chain), found.values.shape[1]
     values = _after_the_first(torch.linalg.eigvals(matrix))[:count]
@@ -246,7 +247,7 @@ def _floor(tol: float) -> float:
     return min(ABSOLUTE_FLOOR, tol / 100)
 
 
-def _modulus(alpha: float, found: _Found) -> Tensor:
+def _modulus(alpha: float, found: _Eigenvalues) -> Tensor:
     return alpha * found.values[:, 0].abs().clamp(max=1)
 
 

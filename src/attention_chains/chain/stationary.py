@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from attention_chains.chain import adjoint, certificate, gmres, power
+from attention_chains.chain.derived import Teleported
 from attention_chains.chain.doubling import doubling
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.krylov_rank import Found, Surfers
-from attention_chains.chain.operators import Operator, Teleported, normalised, single, widest_dtype
+from attention_chains.chain.krylov_rank import Ranked, TeleportFamily
+from attention_chains.chain.operators import Operator, normalised, single, widest_dtype
 from attention_chains.chain.power import l1
 from attention_chains.chain.states import uniform
 
+FIELDS = tuple(each.name for each in fields(Ranked))
 DOUBLED = 32  # tokens up to which a chain without a contraction is doubled at once
 
 
@@ -54,7 +56,7 @@ def tokenrank(
     return adjoint.attach(operator, rank), info
 
 
-def found(operator: Operator, tol: float) -> Found:
+def found(operator: Operator, tol: float) -> Ranked:
     """Return the stationary vector in the widest type, (*batch_shape, n), its L1 error certified to `tol` if can be."""
     with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
         if isinstance(operator, Teleported):
@@ -71,8 +73,10 @@ def tokenranks(operator: Operator, alphas: Sequence[float], target: Tensor, tol:
         adjoint.attach(_teleported(operator, alpha, target), rank)
         for alpha, (rank, _) in zip(alphas, rounded, strict=True)
     ]
-    infos = zip(*(vars(info).values() for _, info in rounded), strict=True)
-    return torch.stack(ranks), TokenRankInfo(*(torch.stack(field) for field in infos))
+    infos = {
+        each.name: torch.stack([getattr(info, each.name) for _, info in rounded]) for each in fields(TokenRankInfo)
+    }
+    return torch.stack(ranks), TokenRankInfo(**infos)
 
 
 def _teleported(base: Operator, alpha: float, target: Tensor) -> Operator:
@@ -85,14 +89,14 @@ def _before_rounding(operator: Operator, tol: float) -> float:
     return tol - rounding if tol > rounding else tol
 
 
-def _rounded(operator: Operator, reached: Found, tol: float, stop: str) -> tuple[Tensor, TokenRankInfo]:
+def _rounded(operator: Operator, reached: Ranked, tol: float, stop: str) -> tuple[Tensor, TokenRankInfo]:
     bound = (reached.bound + torch.finfo(operator.dtype).eps / 2).clamp(max=2)
     converged = reached.settled | (bound <= tol) if stop == "bound" else reached.settled
     rank = normalised(reached.rank).to(operator.dtype)
     return rank, TokenRankInfo(reached.iterations, reached.residual, bound, converged)
 
 
-def _power(operator: Operator, tol: float, stop: str) -> Found:
+def _power(operator: Operator, tol: float, stop: str) -> Ranked:
     """Take plain power steps from uniform until a rule says stop."""
     dtype = widest_dtype(operator.device)
     contraction = certificate.contraction(operator)
@@ -106,12 +110,12 @@ def _power(operator: Operator, tol: float, stop: str) -> Found:
     else:
         state, met, iterations = (power.paper if stop == "paper" else power.official)(operator, tol)
     residual = l1(operator.apply(normalised(state.to(dtype))) - normalised(state.to(dtype)))
-    return Found(
+    return Ranked(
         state.to(dtype), iterations, residual, (residual + certificate.rounding(operator)) * amplification, met
     )
 
 
-def _krylov(base: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> list[Found]:
+def _krylov(base: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> list[Ranked]:
     """Find the rank for each alpha: from one Krylov space where the contractions certify, else one by one."""
     shrinks = certificate.contraction(base)
     within = tol / 2 / certificate.rounding(base)
@@ -123,85 +127,87 @@ def _krylov(base: Operator, alphas: Sequence[float], target: Tensor, tol: float)
     ]
 
 
-def _contracting(base: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> list[Found]:
+def _contracting(base: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> list[Ranked]:
     """Rank chains whose contraction alone certifies the result."""
     if not alphas:
         return []
-    walks = []
+    ranked = []
     for part, landing in _parts(base, target):
-        family = Surfers.of(part, alphas, landing)
+        family = TeleportFamily.of(part, alphas, landing)
         amplification = certificate.by_contraction(family.contraction)
-        walks.append(family.refined(family.approached(tol / amplification), amplification, tol))
-    merged = _merged(walks, base)
+        ranked.append(family.refined(family.approached(tol / amplification), amplification, tol))
+    merged = _merged(ranked, base)
     chains = [_teleported(base, alpha, target) for alpha in alphas]
     return [_completed(chain, _at(merged, index), tol) for index, chain in enumerate(chains)]
 
 
-def _unproven(operator: Operator, tol: float) -> Found:
+def _unproven(operator: Operator, tol: float) -> Ranked:
     """Rank chains that no contraction certifies, by their hitting times; double those that have none."""
     if operator.n <= DOUBLED and not operator.matrix_free:
         return _doubled(operator, tol)
-    walks = []
+    ranked = []
     for part, landing in _parts(operator, uniform(operator)):
-        family = Surfers.of(part, [1.0], landing)
-        walk = family.approached(torch.full_like(family.contraction, tol / 1000))  # hitting times are about n, or more
-        amplification = certificate.by_hitting(part, walk.state[0].argmax(-1))
+        family = TeleportFamily.of(part, [1.0], landing)
+        iterate = family.approached(
+            torch.full_like(family.contraction, tol / 1000)
+        )  # hitting times are about n, or more
+        amplification = certificate.by_hitting(part, iterate.state[0].argmax(-1))
         amplification = torch.minimum(amplification, certificate.by_contraction(family.contraction))
-        walks.append(family.refined(walk, amplification, tol))
-    return _completed(operator, _at(_merged(walks, operator), 0), tol)
+        ranked.append(family.refined(iterate, amplification, tol))
+    return _completed(operator, _at(_merged(ranked, operator), 0), tol)
 
 
 def _parts(operator: Operator, target: Tensor) -> list[tuple[Operator, Tensor]]:
     """Cut a batch into the parts that are solved one after the other, each with its targets (*batch, n), float64."""
-    parts = gmres.apart(operator)
+    parts = gmres.parts(operator)
     wide = normalised(target.to(widest_dtype(operator.device)))
     rows = wide.expand(*operator.batch_shape, operator.n).reshape(len(parts), *parts[0].batch_shape, operator.n)
     return list(zip(parts, rows, strict=True))
 
 
-def _merged(walks: list[Found], operator: Operator) -> Found:
+def _merged(ranked: list[Ranked], operator: Operator) -> Ranked:
     """Put the parts of a batch together again: (alphas, *batch_shape)."""
-    if len(walks) == 1:
-        return walks[0]
-    fields = zip(*(vars(walk).values() for walk in walks), strict=True)
-    return Found(*(torch.stack(field, 1).unflatten(1, operator.batch_shape) for field in fields))
+    if len(ranked) == 1:
+        return ranked[0]
+    stacked = {name: torch.stack([getattr(one, name) for one in ranked], 1) for name in FIELDS}
+    return Ranked(**{name: value.unflatten(1, operator.batch_shape) for name, value in stacked.items()})
 
 
-def _at(several: Found, index: int) -> Found:
+def _at(several: Ranked, index: int) -> Ranked:
     """Return what was found for one alpha."""
-    return Found(*(value[index] for value in vars(several).values()))
+    return Ranked(**{name: getattr(several, name)[index] for name in FIELDS})
 
 
-def _doubled(operator: Operator, tol: float) -> Found:
+def _doubled(operator: Operator, tol: float) -> Ranked:
     state, doublings, bound, settled = doubling(operator, tol)
-    return Found(state, doublings, l1(operator.apply(state) - state), bound, settled)
+    return Ranked(state, doublings, l1(operator.apply(state) - state), bound, settled)
 
 
-def _completed(operator: Operator, reached: Found, tol: float) -> Found:
+def _completed(operator: Operator, reached: Ranked, tol: float) -> Ranked:
     """Go on where the bound missed the tolerance: by power steps if they can meet it, by doubling if dense."""
     unmet = (reached.bound > tol) & (operator.n > 1)
     for index in unmet.flatten().nonzero().flatten().tolist():
         better = _last_resort(single(operator, index), reached.rank.reshape(-1, operator.n)[index], tol)
         if better is not None and (bool(better.settled) or better.bound < reached.bound.flatten()[index]):
-            _put(reached, index, better)
+            _replace(reached, index, better)
     return reached
 
 
-def _last_resort(operator: Operator, state: Tensor, tol: float) -> Found | None:
+def _last_resort(operator: Operator, state: Tensor, tol: float) -> Ranked | None:
     contraction = certificate.contraction(operator)
     amplification = certificate.by_contraction(contraction)
     reachable = bool(certificate.rounding(operator) * amplification < tol)
     if reachable and power.steps_needed(contraction, tol) <= power.LONGEST:
         state, bound, steps = power.certified(operator, tol, amplification, state)
-        return Found(state, steps, bound / amplification, bound, torch.zeros_like(steps, dtype=torch.bool))
+        return Ranked(state, steps, bound / amplification, bound, torch.zeros_like(steps, dtype=torch.bool))
     return None if operator.matrix_free else _doubled(operator, tol)
 
 
-def _put(reached: Found, index: int, one: Found) -> None:
+def _replace(reached: Ranked, index: int, one: Ranked) -> None:
     """Replace what was found for one chain of the batch; the steps that led there count too."""
     one.iterations = one.iterations + reached.iterations.flatten()[index]
-    for field, value in vars(one).items():
-        old = getattr(reached, field)
+    for name in FIELDS:
+        old, value = getattr(reached, name), getattr(one, name)
         flat = old.reshape(-1, *value.shape).clone()
         flat[index] = value
-        setattr(reached, field, flat.view(old.shape))
+        setattr(reached, name, flat.view(old.shape))
