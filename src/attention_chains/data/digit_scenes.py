@@ -104,7 +104,8 @@ class DigitScenes:
     Raises
     ------
     DataError
-        For an unknown split, word or number of objects, fewer than one scene, or a template that cannot be filled in.
+        For an unknown split, word or number of objects, fewer than one scene, no seed, or a template that cannot be
+        filled in.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class DigitScenes:
         _check_choice("data.objects", objects, OBJECTS)
         if n is None or n < 1:
             raise DataError(f"data.n is {n}: digit scenes are made to order, so say how many, at least one.")
+        if seed is None or seed < 0:
+            raise DataError(f"data.seed is {seed}: say which sequence of scenes, by a number from 0.")
         _check_prompt(prompt)
         self.split, self.n, self.seed, self.word, self.prompt, self.objects = split, n, seed, word, prompt, objects
 

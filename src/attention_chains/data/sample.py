@@ -46,12 +46,13 @@ class Sample:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be segmented or measured."""
-        problem = _image_problem(self.image) or _mask_problem(self.mask, self.image) or _word_problem(self)
+        problem = image_problem(self.image) or _mask_problem(self.mask, self.image) or _word_problem(self)
         if problem:
             raise DataError(f"Sample '{self.id}': {problem}; repair it, or leave it out with data.skip_bad=true.")
 
 
-def _image_problem(image: np.ndarray) -> str | None:
+def image_problem(image: np.ndarray) -> str | None:
+    """What keeps an array from being an RGB image (H, W, 3) uint8; None if nothing does."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         return f"the image is {_kind(image)}, not uint8"
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:

@@ -24,6 +24,21 @@ def open_dataset(config: DataConfig) -> Any:
     return _OPENERS[config.name](config)
 
 
+def open_training_set(config: DataConfig) -> Any:
+    """Open the images that a probe is trained on: `data.train` of the training split of the same data set.
+
+    Raises
+    ------
+    DataError
+        The data is missing or broken, or `data.train` is needed.
+    ConfigError
+        There is no such data set, or it has no training images.
+    """
+    if config.name not in _TRAINING:
+        raise ConfigError(f"data={config.name} has no training images: choose one of {', '.join(_TRAINING)}.")
+    return _TRAINING[config.name](config)
+
+
 def missing_data(config: DataConfig) -> list[str]:
     """Everything that keeps the data set from being opened, one sentence each; empty when nothing does."""
     found = []
@@ -32,7 +47,7 @@ def missing_data(config: DataConfig) -> list[str]:
             reader(config)
         except DataError as error:
             found.append(str(error))
-    return found
+    return list(dict.fromkeys(found))  # a folder that both splits lack is told once
 
 
 def _digit_scenes(config: DataConfig) -> Any:
@@ -60,6 +75,48 @@ def _imagenet_words(config: DataConfig) -> dict[str, str]:
     return read_words(config.words, config.lemmas)
 
 
+def _digit_classes(config: DataConfig) -> Any:
+    from attention_chains.data.digit_classes import DigitClasses
+
+    return DigitClasses(config.split, config.n, config.seed)
+
+
+def _digit_training(config: DataConfig) -> Any:
+    from attention_chains.data.digit_classes import DigitClasses
+
+    if config.train is None:
+        raise DataError("data.train is None: digit scenes are made to order, so say how many, at least one.")
+    return DigitClasses("train", config.train, config.seed)
+
+
+def _imagenet(config: DataConfig) -> Any:
+    from attention_chains.data.imagenet import ImageNet
+
+    return ImageNet(config.path, config.n, config.seed)
+
+
+def _imagenette(config: DataConfig) -> Any:
+    from attention_chains.data.imagenette import Imagenette
+
+    return Imagenette(config.path, config.split, config.n, config.seed)
+
+
+def _imagenette_training(config: DataConfig) -> Any:
+    from attention_chains.data.imagenette import Imagenette
+
+    return Imagenette(config.path, "train", config.train, config.seed)
+
+
 # parts of a data set that can be missing by themselves: all of them are told, not the first alone
-_PARTS = {"imagenet_segmentation": (_imagenet_file, _imagenet_words)}
-_OPENERS = {"digit_scenes": _digit_scenes, "imagenet_segmentation": _imagenet_segmentation}
+_PARTS = {
+    "imagenet_segmentation": (_imagenet_file, _imagenet_words),
+    "imagenette": (_imagenette, _imagenette_training),
+}
+_OPENERS = {
+    "digit_scenes": _digit_scenes,
+    "digit_classes": _digit_classes,
+    "imagenet_segmentation": _imagenet_segmentation,
+    "imagenet": _imagenet,
+    "imagenette": _imagenette,
+}
+_TRAINING = {"digit_classes": _digit_training, "imagenette": _imagenette_training}
