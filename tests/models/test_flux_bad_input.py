@@ -84,4 +84,4 @@ def test_weights_of_another_size_are_refused(load_flux, copy):
 
 
 def test_a_family_without_an_adapter_is_told_those_that_have_one():
-    assert refusal(lambda: models.load("flax")).endswith("choose one of flux.")
+    assert refusal(lambda: models.load("flax")).endswith(f"choose one of {', '.join(models.FAMILIES)}.")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -16,15 +14,20 @@ from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from attention_chains.models.errors import AssetError
+from attention_chains.models.layouts import PIPELINE, Layout
 
 BUNDLED = Path(__file__).parent / "minis"
-_KEPT = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository: no pickle, no second copy of the weights
-_ONE_OF = ["config.json", "scheduler_config.json", "tokenizer.json", "vocab.json", "spiece.model"]  # in every part
-_LEFT = ["flux1-*.safetensors", "ae.safetensors"]
 
 
-def local_folder(source: str, revision: str | None = None) -> Path:
+def local_folder(source: str, revision: str | None = None, layout: Layout = PIPELINE) -> Path:
     """Folder of a model: a bundled miniature ("bundled:flux"), a folder, or a repository, downloaded once.
+
+    Parameters
+    ----------
+    source, revision
+        The repository and its commit, or where the folder is.
+    layout
+        The form that the folder must have.
 
     Raises
     ------
@@ -32,55 +35,59 @@ def local_folder(source: str, revision: str | None = None) -> Path:
         The folder does not exist, or the repository is not here and cannot be fetched.
     """
     if source.startswith("bundled:"):
-        return _existing(BUNDLED / source.removeprefix("bundled:"))
+        return _existing(BUNDLED / source.removeprefix("bundled:"), layout)
     if not _is_repository(source):
-        return _existing(Path(source))
-    cached = _cached(source, revision)
+        return _existing(Path(source), layout)
+    cached = _cached(source, revision, layout)
     if cached is not None:
         return cached
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=_KEPT, ignore_patterns=_LEFT))
+        return Path(_snapshot(source, revision, layout, local_files_only=False))
     except (OSError, HfHubHTTPError) as error:
         raise AssetError(f"{source} cannot be downloaded: {first_line(error)}") from error
 
 
-def weights_digest(source: str, revision: str | None = None) -> str:
+def weights_digest(source: str, revision: str | None = None, layout: Layout = PIPELINE) -> str:
     """SHA-256 (hex) over the names and SHA-256 of all files that a model's parts are made of, without loading them.
 
     Configurations and tokenizers count: the same weights with another number of heads are another model. What lies
     beside the parts (a second copy of the weights, a training log) does not.
     """
-    folder = local_folder(source, revision)
-    files = sorted(file for file in folder.glob("*/*") if any(file.match(kind) for kind in _KEPT))
-    lines = [f"{path.relative_to(folder).as_posix()} {_file_digest(path)}" for path in files]
+    folder = local_folder(source, revision, layout)
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in layout.files(folder)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def missing(
-    source: str, revision: str | None, device: torch.device, memory_gb: float | None, disk_gb: float | None
+    source: str,
+    revision: str | None,
+    device: torch.device,
+    memory_gb: float | None,
+    disk_gb: float | None,
+    layout: Layout = PIPELINE,
 ) -> list[str]:
     """Everything that stands between this machine and the model, one sentence each; empty when nothing does.
 
     Parameters
     ----------
-    source, revision
+    source, revision, layout
         See `local_folder`.
     device
         Where the model is to run.
     memory_gb, disk_gb
         What it needs there, and what its files take; None where nobody said.
     """
-    return [*_missing_files(source, revision, disk_gb), *_missing_memory(source, device, memory_gb)]
+    return [*_missing_files(source, revision, disk_gb, layout), *_missing_memory(source, device, memory_gb)]
 
 
-def _missing_files(source: str, revision: str | None, disk_gb: float | None) -> list[str]:
+def _missing_files(source: str, revision: str | None, disk_gb: float | None, layout: Layout) -> list[str]:
     if source.startswith("bundled:") or not _is_repository(source):
         try:
-            local_folder(source)
+            local_folder(source, layout=layout)
         except AssetError as error:
             return [str(error)]
         return []
-    if _cached(source, revision) is not None:
+    if _cached(source, revision, layout) is not None:
         return []
     return [*_missing_access(source), *_missing_disk(source, disk_gb)]
 
@@ -125,48 +132,34 @@ def _is_repository(source: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not Path(source).exists()
 
 
-def _existing(folder: Path) -> Path:
-    if not (folder / "model_index.json").is_file():
-        raise AssetError(f"{folder} holds no model (no model_index.json): set model.source to a folder that does.")
-    if part := _unfinished_part(folder):
+def _existing(folder: Path, layout: Layout) -> Path:
+    if not (folder / layout.index).is_file():
+        raise AssetError(f"{folder} holds no model (no {layout.index}): set model.source to a folder that does.")
+    if part := layout.unfinished(folder):
         raise AssetError(f"{folder} is not whole: {part} or a file of it is not there; copy or download it again.")
     return folder
 
 
-def _cached(source: str, revision: str | None) -> Path | None:
+def _snapshot(source: str, revision: str | None, layout: Layout, local_files_only: bool) -> str:
+    return snapshot_download(
+        source,
+        revision=revision,
+        allow_patterns=list(layout.kept),
+        ignore_patterns=list(layout.left),
+        local_files_only=local_files_only,
+    )
+
+
+def _cached(source: str, revision: str | None, layout: Layout) -> Path | None:
     try:
-        folder = snapshot_download(
-            source, revision=revision, allow_patterns=_KEPT, ignore_patterns=_LEFT, local_files_only=True
-        )
+        folder = Path(_snapshot(source, revision, layout, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    there = (Path(folder) / "model_index.json").is_file() and _unfinished_part(Path(folder)) is None
-    return Path(folder) if there else None  # a download may have stopped half-way
+    there = (folder / layout.index).is_file() and layout.unfinished(folder) is None
+    return folder if there else None  # a download may have stopped half-way
 
 
-def _unfinished_part(folder: Path) -> str | None:
-    """A part of a pipeline that is not wholly there: a tokenizer without its files would load, as another one."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except ValueError:
-        return "model_index.json"
-    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
-    return next((part for part in parts if not _whole(folder / part)), None)
-
-
-def _whole(part: Path) -> bool:
-    if not any((part / name).is_file() for name in _ONE_OF):
-        return False
-    shards = {shard for index in part.glob("*.safetensors.index.json") for shard in _shards(index)}
-    is_model = (part / "config.json").is_file()
-    return all((part / shard).is_file() for shard in shards) and (not is_model or any(part.glob("*.safetensors")))
-
-
-def _shards(index: Path) -> Iterable[str]:
-    return set(json.loads(index.read_text())["weight_map"].values())
-
-
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file; the hub's cache names large files by theirs, so that they need not be read."""
     name = Path(os.path.realpath(path)).name
     if re.fullmatch(r"[0-9a-f]{64}", name):
@@ -178,3 +171,9 @@ def _file_digest(path: Path) -> str:
 def first_line(error: Exception) -> str:
     """What an error of another library says first."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def first_complaint(error: Exception) -> str:
+    """What `load_state_dict` says first of the weights: its first line only names the network."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    return (lines[1] if len(lines) > 1 else first_line(error)).rstrip(".:; ")

@@ -20,9 +20,11 @@ from attention_chains.capture import Call, MeanAttention, capture
 from attention_chains.models.assets import first_line, local_folder
 from attention_chains.models.errors import AssetError
 from attention_chains.models.joint_attention import JointAttention
+from attention_chains.models.layouts import PIPELINE
 from attention_chains.models.quiet import quiet_loading
 from attention_chains.models.words import clip_word_distribution, word_distribution
 
+LAYOUT = PIPELINE
 STREAMS = {"dual": "transformer_blocks.{}.attn", "single": "single_transformer_blocks.{}.attn"}
 
 

@@ -14,7 +14,6 @@ from attention_chains import methods, models
 from attention_chains.config import RunConfig
 from attention_chains.data.sample import Sample
 from attention_chains.metrics.segmentation import FIELDS, measure, summarise
-from attention_chains.models.assets import missing, weights_digest
 from attention_chains.tasks.datasets import missing_data, open_dataset
 from attention_chains.tasks.device import DTYPES, choose_device
 from attention_chains.tasks.seeds import noise_seed
@@ -43,9 +42,7 @@ class Segmentation:
 
     def missing(self) -> list[str]:
         """What is not there to run this: weights, licence, memory, disk, data."""
-        model = self.config.model
-        weights = missing(model.source, model.revision, self.device, model.memory_gb, model.disk_gb)
-        return [*weights, *missing_data(self.config.data)]
+        return [*models.missing(self.config.model, self.device), *missing_data(self.config.data)]
 
     def dataset(self) -> Any:
         """The samples of `config.data`."""
@@ -108,7 +105,7 @@ class Segmentation:
 
     @cached_property
     def _weights(self) -> str:
-        return weights_digest(self.config.model.source, self.config.model.revision)  # gigabytes to read, at paper scale
+        return models.weights_digest(self.config.model)  # gigabytes to read, at paper scale
 
     @cached_property
     def _dataset(self) -> Any:
