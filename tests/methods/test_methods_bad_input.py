@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "method"
 def test_a_method_that_does_not_exist_is_told_those_that_do(name):
     with pytest.raises(MethodError) as refused:
         methods.bind(name, {})
-    assert str(refused.value) == f"There is no method '{name}': choose one of {', '.join(methods.names())}."
+    assert str(refused.value) == f"There is no method '{name}': choose one of {', '.join(methods.names('scores'))}."
 
 
 @pytest.mark.parametrize("settings", [{"n": -1}, {"n": 1.5}, {"alpha": 0}, {"alpha": 1.5}], ids=str)

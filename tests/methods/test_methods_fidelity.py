@@ -47,7 +47,7 @@ def test_n_bounces(attention, start, name, n, settings):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize(("name", "direction"), [("row_select", "incoming"), ("column_select", "outgoing")])
 def test_selecting_a_row_or_a_column_is_the_first_bounce(attention, start, name, direction, settings):
-    found = methods.bind(name, {"n": 1, **settings})(attention, start)
+    found = methods.bind(name, settings)(attention, start)
     assert torch.equal(found, methods.bind(direction, {"n": 1, **settings})(attention, start))
 
 
@@ -62,7 +62,7 @@ def test_without_teleport_row_select_is_the_words_row_and_column_select_its_colu
 
 def test_the_settings_of_the_paper_are_the_defaults(attention, start):
     paper = {"alpha": 0.99, "heads": "lambda2", "stream": "dual"}
-    for name in methods.names():
+    for name in methods.names("scores"):
         n = {"n": 2} if name in ("incoming", "outgoing") else {}
         assert torch.equal(
             methods.bind(name, {})(attention, start), methods.bind(name, {**n, **paper})(attention, start)
@@ -75,7 +75,7 @@ def test_no_bounce_is_the_start(attention, start, name):
 
 
 def test_every_score_is_a_distribution_over_the_tokens(attention, start):
-    for name in methods.names():
+    for name in methods.names("scores"):
         scores = methods.bind(name, {})(attention, start)
         assert scores.shape == start.shape and (scores >= 0).all()
         torch.testing.assert_close(scores.sum(-1), torch.ones(2, dtype=torch.float64))

@@ -2,4 +2,4 @@
 
 
 class MethodError(ValueError):
-    """A method that does not exist."""
+    """A method that does not exist, or a key that it does not take."""
