@@ -53,7 +53,7 @@ class FluxRecipe:
     portrait_share: float = 0.75  # of the scenes of a polishing step
     polish_shifts: tuple[float, float] = (2.0, 16.0)  # half of the noise levels each: shapes are decided above .9
     polish: Recipe = Recipe(steps=1600, learning_rate=1.5e-3, muon=True)
-    polishings: int = 3  # each starts from the last one's average with a fresh rate: classes are learned late
+    polishings: int = 4  # each starts from the last one's average with a fresh rate: classes are learned late
 
 
 def build(folder: Path, output: Path, recipe: FluxRecipe | None = None, device: str = "cpu") -> None:

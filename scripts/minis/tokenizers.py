@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import string
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from attention_chains.data.digit_scenes import COLOURS, DIGITS
@@ -30,18 +28,36 @@ def t5_tokenizer(length: int) -> T5Tokenizer:
 
 def clip_tokenizer(length: int) -> CLIPTokenizer:
     """A CLIP tokenizer that learned its merges from the captions' words: each is one piece, any other is spelled."""
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    trainer = BpeTrainer(
-        vocab_size=1000,
-        special_tokens=special,
-        end_of_word_suffix="</w>",
-        initial_alphabet=list(string.ascii_lowercase),
-        show_progress=False,
-    )
-    learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = Whitespace()
-    learner.train_from_iterator([*WORDS, *string.ascii_lowercase], trainer)
-    model = json.loads(learner.to_str())["model"]
-    return CLIPTokenizer(
-        vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], model_max_length=length
-    )
+    return _byte_pair_tokenizer(string.ascii_lowercase, length)
+
+
+def open_clip_tokenizer(length: int) -> CLIPTokenizer:
+    """Make the same for captions that may end in a full stop."""
+    return _byte_pair_tokenizer(f"{string.ascii_lowercase}.", length)
+
+
+def _byte_pair_tokenizer(marks: str, length: int) -> CLIPTokenizer:
+    merges = learn_merges(WORDS)
+    ends = [f"{mark}</w>" for mark in marks]
+    pieces = ["<|startoftext|>", "<|endoftext|>", *marks, *ends, *map("".join, merges)]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+
+
+def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until each word is one piece: the most frequent pair first, then in order of the alphabet."""
+    splits, merges = [[*word[:-1], f"{word[-1]}</w>"] for word in words], []
+    while pairs := Counter(pair for split in splits for pair in pairwise(split)):
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        splits = [_merge(split, merges[-1]) for split in splits]
+    return merges
+
+
+def _merge(split: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for piece in split:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged
