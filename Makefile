@@ -11,14 +11,15 @@ STAMP := $(VENV)/.installed
 SCALE := mini
 ARGS :=
 RUN = $(BIN)/python run.py scale=$(SCALE)
-TABLES := table1 table7 table8
+TABLES := table1 table4 table5 table6 table7 table8 table9
+FIGURES := fig7 fig8 fig9
 
 # The first of these that runs is taken; version managers leave names on the PATH that do not.
 PYTHON := python3.13 python3.12 python3.11 python3
 SUPPORTED := import sys, venv; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint tables $(TABLES) figures minis bench clean
+.PHONY: help setup demo test lint tables $(TABLES) figures $(FIGURES) minis bench clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -41,13 +42,34 @@ tables: $(TABLES) ## Regenerate every table (SCALE=paper for the paper's checkpo
 table1: $(STAMP) ## Regenerate Table 1, the FLUX rows, into results/table1
 	$(RUN) experiment=table1 $(ARGS)
 
+table4: $(STAMP) ## Regenerate Table 4, token masking, into results/table4
+	$(RUN) experiment=table4 $(ARGS)
+
+table5: $(STAMP) ## Regenerate Table 5, linear probing of attention maps, into results/table5
+	$(RUN) experiment=table5 $(ARGS)
+
+table6: $(STAMP) ## Regenerate Table 6, linear probing of the heads' mean, into results/table6
+	$(RUN) experiment=table6 $(ARGS)
+
 table7: $(STAMP) ## Regenerate Table 7 into results/table7
 	$(RUN) experiment=table7 $(ARGS)
 
 table8: $(STAMP) ## Regenerate Table 8 into results/table8
 	$(RUN) experiment=table8 $(ARGS)
 
-figures: table7 ## Regenerate every figure; today that is the one beside Table 7
+table9: $(STAMP) ## Regenerate Table 9, tests on the runs of Tables 5, 6 and 8, into results/table9
+	$(RUN) experiment=table9 $(ARGS)
+
+figures: table7 $(FIGURES) ## Regenerate every figure, the one beside Table 7 included
+
+fig7: $(STAMP) ## Regenerate Figure 7, curves of token masking, into results/fig7
+	$(RUN) experiment=fig7 $(ARGS)
+
+fig8: $(STAMP) ## Regenerate Figure 8, the number of masked blocks, into results/fig8
+	$(RUN) experiment=fig8 $(ARGS)
+
+fig9: $(STAMP) ## Regenerate Figure 9, masking budgets of the heads, into results/fig9
+	$(RUN) experiment=fig9 $(ARGS)
 
 minis: $(STAMP) ## Train the miniatures again; an interrupted training goes on
 	$(BIN)/python scripts/train_minis.py flux $(ARGS)

@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from attention_chains.config import RunConfig, explain, resolve
+from attention_chains.config import ConfigError, RunConfig, explain, resolve
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 FAILED, BAD_CONFIG, INTERRUPTED = 1, 2, 130
@@ -68,6 +68,62 @@ def attempt(config: DictConfig, run: Callable[[RunConfig], dict[str, float]]) ->
         leave_with(error)
 
 
+def runs_of(asked: RunConfig, overrides: Sequence[str]) -> tuple[list[RunConfig], list[RunConfig]]:
+    """Every run of an experiment, composed anew: with each of its models, and of each of its parts.
+
+    Parameters
+    ----------
+    asked : RunConfig
+        What the command line resolves to.
+    overrides : sequence of str
+        The overrides of the command line. One that chooses a model leaves only that model's runs to be done.
+
+    Returns
+    -------
+    now, others : list of RunConfig
+        What is to be run, and what belongs to the same table but is left to other jobs. Without an experiment of
+        several models: `asked` itself, and nothing.
+
+    Raises
+    ------
+    ConfigError
+        The experiment has no model at this scale, or a model was chosen for parts that have models of their own.
+    """
+    if asked.parts:
+        return _runs_of_parts(asked, overrides), []
+    if not asked.models:
+        return [asked], []
+    if asked.scale not in asked.models:
+        raise ConfigError(
+            f"experiment={asked.experiment} has no models at scale={asked.scale}; add models.{asked.scale}."
+        )
+    chosen = [each for each in overrides if each.startswith("model=")]
+    rest = [each for each in overrides if each not in chosen]
+    runs = {name: _resolved([*rest, f"model={name}"]) for name in asked.models[asked.scale]}
+    if not chosen:
+        return list(runs.values()), []
+    return [asked], [run for name, run in runs.items() if name != asked.model.name]
+
+
+def _runs_of_parts(asked: RunConfig, overrides: Sequence[str]) -> list[RunConfig]:
+    for given in overrides:
+        if given.startswith(("model=", "model.", "task=", "data=")):
+            raise ConfigError(
+                f"'{given}' cannot be given to experiment={asked.experiment}, which is filled by "
+                f"{', '.join(asked.parts)}; give it to one of those."
+            )
+    rest = [each for each in overrides if not each.startswith("experiment=")]
+    runs = []
+    for part in asked.parts:
+        of_part = [*rest, f"experiment={part}"]
+        runs += runs_of(_resolved(of_part), of_part)[0]
+    return runs
+
+
+def _resolved(overrides: list[str]) -> RunConfig:
+    return resolve(compose("config", overrides), overrides)
+
+
 def check_sweep(arguments: Sequence[str], configs: Path) -> None:
     """Resolve every job of a sweep, so that a wrong value is told now and not by a job that waited in a queue.
 
@@ -83,7 +139,7 @@ def check_sweep(arguments: Sequence[str], configs: Path) -> None:
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         for jobs in BasicSweeper.split_arguments(parser.parse_overrides(overrides), max_batch_size=None):
             for job in jobs:
-                resolve(compose("config", job), job)
+                runs_of(_resolved(job), job)
 
 
 def leave_with(error: Exception) -> NoReturn:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from pathlib import Path
 
 import pytest
 
+from attention_chains import methods
 from attention_chains.config import MethodConfig
 from attention_chains.config.checks import values
+from attention_chains.config.signatures import keys_of
+from attention_chains.methods import incoming
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OPTIONS = [
     f"{path.parent.name}={path.stem}" for path in sorted(CONFIGS.glob("*/*.yaml")) if not path.name.startswith("_")
 ]
 TABLE_ROWS = {
-    "row-select": ("row_select", 1, "lambda2", "dual"),
-    "row-select-uniform": ("row_select", 1, "uniform", "dual"),
-    "column-select": ("column_select", 1, "lambda2", "dual"),
-    "column-select-uniform": ("column_select", 1, "uniform", "dual"),
+    "row-select": ("row_select", None, "lambda2", "dual"),
+    "row-select-uniform": ("row_select", None, "uniform", "dual"),
+    "column-select": ("column_select", None, "lambda2", "dual"),
+    "column-select-uniform": ("column_select", None, "uniform", "dual"),
     "single-stream": ("outgoing", 2, "lambda2", "single"),
     "incoming-n2": ("incoming", 2, "lambda2", "dual"),
     "incoming-n2-uniform": ("incoming", 2, "uniform", "dual"),
@@ -72,6 +77,61 @@ def test_a_changed_checkpoint_of_another_scale_changes_nothing(configured):
 def test_the_tables_of_flux_name_the_same_methods(table, configured):
     methods = configured(f"experiment={table}").methods
     assert {label: (m.name, m.n, m.heads, m.stream) for label, m in methods.items()} == TABLE_ROWS
+
+
+def test_a_key_that_is_left_out_has_the_methods_own_default(configured):
+    method = configured("method.n=null", "method=incoming").methods["incoming"]
+    taken = inspect.signature(incoming.scores).parameters
+    assert all(getattr(method, key) == taken[key].default for key in ("n", "alpha", "heads", "stream"))
+    assert method.power is method.blocks is method.budget is None
+
+
+def test_the_defaults_read_off_a_file_are_those_of_the_function():
+    for name in methods.names():
+        module = importlib.import_module(f"attention_chains.methods.{name}")
+        function = getattr(module, "scores", None) or module.ranking
+        parameters = inspect.signature(function).parameters.values()
+        assert keys_of(name) == {each.name: each.default for each in parameters if each.default is not each.empty}
+    assert keys_of("no_such_method") is None
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "method"),
+    [("segmentation", "flux", "outgoing"), ("masking", "vit", "tokenrank"), ("probing", "vit", "tokenrank")],
+)
+def test_a_task_alone_has_a_model_and_a_method_that_suit_it(task, model, method, configured):
+    run = configured(f"task={task}")
+    assert (run.task.name, run.model.name, run.data.name, list(run.methods)) == (
+        task,
+        model,
+        {"segmentation": "digit_scenes"}.get(task, "digit_classes"),
+        [method],
+    )
+
+
+def test_a_task_with_a_model_and_a_method_is_what_was_asked_for(configured):
+    run = configured("task=masking", "model=dinov2", "method=tokenrank", "method.blocks=2")
+    assert (run.task.name, run.model.name, list(run.methods)) == ("masking", "dinov2", ["tokenrank"])
+    assert (run.methods["tokenrank"].power, run.methods["tokenrank"].blocks, run.task.fractions) == (20, 2, 21)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reading"),
+    [
+        ("task=segmentation", "segmentation-1 t=0.5 word=t5 pooled=real threshold=ca"),
+        (
+            "task=segmentation task.noise=0.25 task.threshold=te",
+            "segmentation-1 t=0.25 word=t5 pooled=real threshold=te",
+        ),
+        ("task=masking", "masking-1 fractions=21"),
+        (
+            "task=probing task.learning_rates=[1e-5,0.001]",
+            "probing-1 probe=maps lr=1e-05,0.001 epochs=20 batch=128 scaling=raw",
+        ),
+    ],
+)
+def test_the_reading_names_the_protocol_and_every_choice_that_the_task_has_a_use_for(overrides, reading, configured):
+    assert configured(*overrides.split()).task.reading == reading
 
 
 def test_table8_is_five_seeds(configured):

@@ -16,8 +16,8 @@ from attention_chains.config.nearest import nearest
 KEYS = list(schema_keys(RunConfig))
 
 SENTENCES = {
-    "method=outgoign": "method=outgoign does not exist: method is one of column_select, incoming, outgoing, "
-    "row_select; did you mean outgoing?",
+    "method=outgoign": "method=outgoign does not exist: method is one of center_column, center_row, cls, "
+    "column_select, column_sum, incoming, outgoing, random, random_row, row_select, tokenrank; did you mean outgoing?",
     "scale=huge": "scale=huge does not exist: scale is one of mini, paper.",
     "experiment=table77": "did you mean table7?",
     "metod=outgoing": "There is no key 'metod'; did you mean method",
@@ -29,14 +29,19 @@ SENTENCES = {
     "methods.outgoing.n=3": "There is no key 'methods.outgoing.n'; did you mean",
     "method.n=two": "method.n cannot be set so: Value 'two'",
     "method.n=1.5": "method.n cannot be set so: Value '1.5'",
-    "method.n=null": "method.n cannot be set so",
+    "seed=null": "seed cannot be set so",
+    "method.power=3": "method.power is 3, but task=segmentation has no use for it with outgoing: "
+    "its keys are n, alpha, heads, stream.",
+    "method.budget=lambda2": "method.budget is lambda2, but task=segmentation has no use for it with outgoing",
+    "method.heads=random": "method.heads is random, but task=segmentation mixes heads by lambda2 or uniform",
+    "+models.huge=[flux]": "models.huge is of no scale; name the models of mini or paper.",
     "model.dual_layers=[0,x]": "model.dual_layers[1] cannot be set so: Value 'x'",
     "method.n=-1": "method.n is -1, but it must be at least 0 (bounces).",
     "method.alpha=0": "method.alpha is 0.0, but it must be above 0 and at most 1",
     "method.alpha=1.01": "method.alpha is 1.01, but it must be above 0 and at most 1",
     "method.alpha=nan": "method.alpha is nan, but it must be above 0 and at most 1",
     "task.noise=0": "task.noise is 0.0, but it must be above 0 and at most 1",
-    "method.heads=mean": "method.heads cannot be 'mean'; it is one of lambda2, uniform.",
+    "method.heads=mean": "method.heads cannot be 'mean'; it is one of lambda2, uniform, random.",
     "device=gpu": "device cannot be 'gpu'; it is one of auto, cpu, cuda, cuda:1, mps.",
     "model.dual_layers=[0,-1]": "model.dual_layers is -1, but it must be at least 0",
     "shard.index=1": "shard.index is 1, but with shard.count=1 it must be from 0 to 0.",
@@ -67,6 +72,17 @@ def test_a_refusal_is_one_line_that_names_the_key_and_the_way_out(override, refu
 def test_a_one_bounce_method_refuses_more_bounces(refused):
     sentence = refused("method=row_select", "method.n=3")
     assert "row_select is one bounce by definition; for more bounces use incoming" in sentence
+
+
+@pytest.mark.parametrize("given", ["n=2", "stream=dual", "budget=random"])
+def test_a_key_that_a_ranking_does_not_take_is_refused(given, refused):
+    sentence = refused("task=probing", "model=flux", "data=digit_scenes", "method=cls", f"+method.{given}")
+    assert f"method.{given.partition('=')[0]} is {given.partition('=')[2]}, but task=probing has no use" in sentence
+    assert "with cls: its keys are heads." in sentence
+
+
+def test_a_prompt_is_checked_where_there_is_one(configured):
+    assert configured("data.prompt=null").data.prompt is None
 
 
 @pytest.mark.parametrize("override", ["method.n=3", "method=incoming"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from attention_chains.config import identity
+from attention_chains.config import RunConfig, TaskConfig, identity
 
 HOW = [
     "shard.index=1 shard.count=2",
@@ -49,6 +49,17 @@ def test_how_and_where_the_work_is_done_does_not_count(overrides, configured):
 @pytest.mark.parametrize("override", WHAT)
 def test_whatever_decides_the_numbers_counts(override, configured):
     assert identity(configured(override)) != identity(configured())
+
+
+def test_a_key_without_a_value_does_not_count():
+    run = RunConfig(task=TaskConfig(name="segmentation", protocol="p"), scale="mini")
+    kept = identity(run)
+    assert kept["task"] == {"name": "segmentation", "protocol": "p"} and kept["model"]["name"]
+    assert "guidance" not in kept["model"] and "experiment" not in kept
+
+
+def test_the_models_and_parts_of_an_experiment_do_not_count(configured):
+    assert identity(configured("+models.mini=[flux]", "parts=[table7]")) == identity(configured())
 
 
 def test_the_tables_of_flux_share_one_run(configured):

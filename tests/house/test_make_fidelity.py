@@ -22,8 +22,10 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 def targets() -> list[str]:
     text = (ROOT / "Makefile").read_text()
-    tables = re.search(r"^TABLES := (.*)$", text, re.M).group(1)
-    return re.search(r"^\.PHONY: (.*)$", text, re.M).group(1).replace("$(TABLES)", tables).split()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.M).group(1)
+    for name in ("TABLES", "FIGURES"):
+        phony = phony.replace(f"$({name})", re.search(rf"^{name} := (.*)$", text, re.M).group(1))
+    return phony.split()
 
 
 def path_with(folder: Path, **programs: str) -> str:

@@ -13,13 +13,17 @@ from attention_chains.config import ConfigError
 from attention_chains.metrics.segmentation import FIELDS, summarise
 from attention_chains.report.definition import MiouKind, read_definition
 from attention_chains.report.experiment import Experiment
+from attention_chains.report.measurement import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("table1", "table7", "table8")
 
 
 def render(experiments: Path, name: str, records_by_run: dict, results: Path):
-    return Experiment.read(experiments / name).render(records_by_run, results, "mini", "protocol-x", "a model on data")
+    runs = [
+        Run(run, "segmentation", "flux", seed, records) for seed, (run, records) in enumerate(records_by_run.items())
+    ]
+    return Experiment.read(experiments / name).render(runs, results, "mini", "protocol-x", "a model on data")
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -135,6 +139,15 @@ def test_repeats_on_different_images_are_refused(experiments: Path, records, tmp
         ("title: x\ncolumns: [Accc]\nrows: []", "'Accc', which is not a metric; nearest: Acc"),
         ("title: x\ncolumns: [Acc]\nrows: [{label: a}, {label: a}]", "'a' twice"),
         ("title: [", "is not valid YAML"),
+        ("title: x\nrows: []", "the table has no column; give columns, or metric and families."),
+        ("title: x\ntask: weather\nrows: []", "There are no metrics of a task 'weather'"),
+        ("title: x\nrows: []\nfamilies: {A: [a]}", "a table of families has one metric and no columns"),
+        ("title: x\nrows: []\nmetric: AUC\nfamilies: {A: [a]}", "'AUC', which is not a metric"),
+        ("title: x\ntask: masking\nrows: []\nmetric: AUC\nfamilies: {A: [a], B: [a]}", "families has 'a' twice"),
+        (
+            "title: x\ntask: masking\nmetric: AUC\nfamilies: {A: [a]}\nrows: [{label: r, paper: {B: 1}}]",
+            "'B', which is not a column",
+        ),
     ],
 )
 def test_a_wrong_table_yaml_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

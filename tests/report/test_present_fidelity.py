@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from attention_chains import tasks
 from attention_chains.config import RunConfig, register, resolve
 from attention_chains.data.digit_scenes import DigitScenes
 from attention_chains.report.present import present
-from attention_chains.tasks import Outcome
+from attention_chains.tasks import Finished, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,13 +37,20 @@ def config(tmp_path: Path, *overrides: str) -> RunConfig:
         return resolve(compose("config", [f"out={tmp_path}", *overrides]))
 
 
-def outcome(records: list[dict], total: int) -> Outcome:
-    return Outcome(Path("runs/made-up"), 0, records, 0, total)
+def shown(chosen: RunConfig, records: list[dict], total: int, experiments: Path) -> dict[str, float]:
+    """What `present` gives for one run."""
+    finished = Finished(chosen, [Outcome(Path("runs/made-up"), 0, records, 0, total)])
+    return present([finished], [], chosen, experiments)
+
+
+@pytest.fixture(autouse=True)
+def stub_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "build", lambda _: StubTask())
 
 
 def test_an_experiment_writes_table_and_pictures(records, experiments: Path, tmp_path: Path, capsys) -> None:
     chosen = config(tmp_path, "experiment=table7")
-    numbers = present(StubTask(), chosen, [outcome(records, len(records))], experiments)
+    numbers = shown(chosen, records, len(records), experiments)
     folder = tmp_path / "table7" / "mini"
     assert {path.name for path in folder.iterdir()} == {
         "table.md", "table.csv", "differences.csv", "plot.png", "figure.png"
@@ -56,7 +63,7 @@ def test_an_experiment_writes_table_and_pictures(records, experiments: Path, tmp
 
 def test_half_a_run_is_said_and_writes_nothing(records, experiments: Path, tmp_path: Path, capsys) -> None:
     chosen = config(tmp_path, "experiment=table7")
-    assert present(StubTask(), chosen, [outcome(records, 2 * len(records))], experiments) == {}
+    assert shown(chosen, records, 2 * len(records), experiments) == {}
     assert "12 of 24 samples so far" in capsys.readouterr().out
     assert not (tmp_path / "table7").exists()
 
@@ -64,7 +71,7 @@ def test_half_a_run_is_said_and_writes_nothing(records, experiments: Path, tmp_p
 def test_a_single_method_is_shown_without_a_paper_beside_it(records, experiments: Path, tmp_path: Path, capsys) -> None:
     for record in records:
         record["stats"] = {"outgoing": record["stats"]["outgoing-n2"]}
-    numbers = present(SimpleNamespace(), config(tmp_path), [outcome(records, len(records))], experiments)
+    numbers = shown(config(tmp_path), records, len(records), experiments)
     assert np.isfinite(list(numbers.values())).all()
     assert "outgoing" in capsys.readouterr().out and not (tmp_path / "table7").exists()
 
@@ -73,5 +80,5 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_launch_knows(records, 
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OSError) as caught:
-        present(StubTask(), config(blocked, "experiment=table1"), [outcome(records, len(records))], experiments)
+        shown(config(blocked, "experiment=table1"), records, len(records), experiments)
     assert caught.value.errno is not None

@@ -15,7 +15,7 @@ from attention_chains.models.assets import BUNDLED
 FOLDER = BUNDLED / "flux"
 FILES = [path for path in FOLDER.rglob("*") if path.is_file()]
 METHODS = (
-    "+methods={row-select: {name: row_select, n: 1}, column-select: {name: column_select, n: 1}, "
+    "+methods={row-select: {name: row_select}, column-select: {name: column_select}, "
     "outgoing-n2: {name: outgoing, n: 2}}"
 )
 

@@ -124,7 +124,7 @@ def test_repeats_are_runs_with_the_next_seeds(configured, small, tmp_path, segme
 
 def test_weights_are_hashed_once_for_all_repeats(configured, small, tmp_path, monkeypatch):
     hashed = []
-    monkeypatch.setattr("attention_chains.tasks.segmentation.weights_digest", lambda *of: hashed.append(of) or "0" * 64)
+    monkeypatch.setattr("attention_chains.models.weights_digest", lambda *of: hashed.append(of) or "0" * 64)
     config = configured(*small, f"out={tmp_path}", "repeats=3", "data.n=1")
     tasks.run(tasks.build(config), config)
     assert len(hashed) == 1

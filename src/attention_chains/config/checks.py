@@ -13,10 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from attention_chains.config.errors import ConfigError
 from attention_chains.config.nearest import suggestion
-from attention_chains.config.schema import MethodConfig, RunConfig
+from attention_chains.config.schema import SCALES, MethodConfig, RunConfig
+from attention_chains.config.signatures import keys_of
 
 LIMITS = {"low": operator.ge, "above": operator.gt, "high": operator.le}  # false for NaN, all three
 ONE_BOUNCE = {"row_select": "incoming", "column_select": "outgoing"}
+TASK_KEYS = {"masking": ("blocks", "budget"), "probing": ("heads",)}  # of a method, but used by the task itself
 PROMPT_FIELDS = {"word", "caption"}
 
 
@@ -26,7 +28,7 @@ def values(node: Any, path: str = "") -> Iterator[tuple[str, Any, Field]]:
         value, here = getattr(node, each.name), f"{path}{each.name}"
         if is_dataclass(value):
             yield from values(value, f"{here}.")
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and not each.metadata.get("flat"):
             for label, entry in value.items():
                 yield from values(entry, f"{here}.{label}.")
         else:
@@ -71,8 +73,11 @@ def check(run: RunConfig) -> None:
                 _check_value(path, single, each.metadata)
     _check_shard(run)
     _check_prompt(run)
+    _check_models(run)
     for path, method in {"method": run.method, **{f"methods.{k}": v for k, v in run.methods.items()}}.items():
         _check_bounces(path, method)
+        _check_taken(path, method, run.task.name)
+        _check_heads(path, method, run.task.name)
 
 
 def _check_value(path: str, value: Any, rules: Mapping[str, Any]) -> None:
@@ -99,14 +104,41 @@ def _check_shard(run: RunConfig) -> None:
 
 
 def _check_bounces(path: str, method: MethodConfig) -> None:
-    if method.name in ONE_BOUNCE and method.n != 1:
+    if method.name in ONE_BOUNCE and method.n not in (None, 1):
         raise ConfigError(
             f"{path}.n is {method.n}, but {method.name} is one bounce by definition; "
             f"for more bounces use {ONE_BOUNCE[method.name]}."
         )
 
 
+def _check_taken(path: str, method: MethodConfig, task: str) -> None:
+    taken = keys_of(method.name)
+    if taken is None:
+        return  # the methods room says which there are
+    usable = [*taken, *TASK_KEYS.get(task, ())]
+    for each in fields(method):
+        if each.name not in ("name", *usable) and getattr(method, each.name) is not None:
+            keys = f"its keys are {', '.join(usable)}" if usable else "it has no keys"
+            raise ConfigError(
+                f"{path}.{each.name} is {getattr(method, each.name)}, but task={task} has no use for it with "
+                f"{method.name}: {keys}."
+            )
+
+
+def _check_heads(path: str, method: MethodConfig, task: str) -> None:
+    if method.heads == "random" and task == "segmentation":
+        raise ConfigError(f"{path}.heads is random, but task={task} mixes heads by lambda2 or uniform.")
+
+
+def _check_models(run: RunConfig) -> None:
+    for scale in run.models:
+        if scale not in SCALES:
+            raise ConfigError(f"models.{scale} is of no scale; name the models of {' or '.join(SCALES)}.")
+
+
 def _check_prompt(run: RunConfig) -> None:
+    if run.data.prompt is None:
+        return
     try:
         used = {name for _, name, _, _ in string.Formatter().parse(run.data.prompt) if name is not None}
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from attention_chains.config.checks import values
 from attention_chains.config.resolve import resolve
 
 WIDTH = 30  # of the left column
+TERMINAL = 120  # columns that the whole must fit into
 
 
 def describe_groups(configs: Path) -> str:
@@ -17,7 +19,7 @@ def describe_groups(configs: Path) -> str:
     blocks = []
     for group in sorted(path for path in configs.iterdir() if path.is_dir()):
         options = sorted(path for path in group.glob("*.yaml") if not path.name.startswith("_"))
-        blocks += [f"  {group.name + '=' + path.stem:<{WIDTH}}{first_comment(path)}" for path in options]
+        blocks += [_entry(f"{group.name}={path.stem}", first_comment(path)) for path in options]
     return "\n".join(blocks)
 
 
@@ -35,6 +37,12 @@ def describe_keys(config: DictConfig) -> str:
         if not path.startswith("methods.") and each.metadata.get("meaning"):
             choices = f" ({', '.join(each.metadata['choices'])})" if "choices" in each.metadata else ""
             left = f"{path}={'null' if value is None else value}"
-            gap = " " * (WIDTH - len(left)) if len(left) < WIDTH else "\n" + " " * (WIDTH + 2)
-            lines.append(f"  {left}{gap}{each.metadata['meaning']}{choices}")
+            lines.append(_entry(left, f"{each.metadata['meaning']}{choices}"))
     return "\n".join(lines)
+
+
+def _entry(left: str, right: str) -> str:
+    """A name and what it is, in two columns; below each other where the name is long."""
+    gap = " " * (WIDTH + 2)
+    text = textwrap.fill(right, TERMINAL, initial_indent=gap, subsequent_indent=gap)
+    return f"  {left:<{WIDTH}}{text[len(gap) :]}" if len(left) < WIDTH else f"  {left}\n{text}"

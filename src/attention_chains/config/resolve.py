@@ -10,7 +10,8 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf, open_dict
 
 from attention_chains.config.checks import check, refuse_unknown_keys
 from attention_chains.config.errors import ConfigError
-from attention_chains.config.schema import Checkpoint, ModelConfig, RunConfig
+from attention_chains.config.schema import Checkpoint, MethodConfig, ModelConfig, RunConfig
+from attention_chains.config.signatures import keys_of
 
 
 def resolve(config: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
@@ -27,7 +28,8 @@ def resolve(config: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
     -------
     RunConfig
         `model` carries the numbers of the checkpoint at `scale` (flat overrides win) and its `at` is empty;
-        `methods` has at least one entry: without an experiment, `method` under its own name.
+        `methods` has at least one entry: without an experiment, `method` under its own name. Keys of theirs that were
+        left out have the method's own defaults.
 
     Raises
     ------
@@ -38,14 +40,16 @@ def resolve(config: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
     check(run)
     _refuse_idle_method(run, overrides)
     methods = run.methods or {run.method.name: run.method}
-    return replace(run, model=_at_scale(run.model, run.scale), methods=methods)
+    completed = {label: _completed(method) for label, method in methods.items()}
+    return replace(run, model=_at_scale(run.model, run.scale), methods=completed)
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """What decides the numbers of a resolved run, as plain data: two runs that agree here can share their records.
 
     Left out is what only says where and how the work is done (shard, device, batch size, paths, logger, launcher), and
-    which table asks for it. Weights and data are told apart by their own hashes, not by where they lie.
+    which table asks for it. Weights and data are told apart by their own hashes, not by where they lie. A key without
+    a value is left out too, so that a new key does not make other runs of the old ones.
     """
     return _deciding(run)
 
@@ -74,6 +78,12 @@ def _at_scale(model: ModelConfig, scale: str) -> ModelConfig:
     return replace(model, at={}, **filled)
 
 
+def _completed(method: MethodConfig) -> MethodConfig:
+    defaults = keys_of(method.name) or {}
+    left_out = [each.name for each in fields(method) if getattr(method, each.name) is None]
+    return replace(method, **{name: defaults[name] for name in left_out if name in defaults})
+
+
 def _refuse_idle_method(run: RunConfig, overrides: Sequence[str]) -> None:
     idle = [each for each in overrides if each.startswith(("method=", "method."))]
     if run.methods and idle:
@@ -88,5 +98,5 @@ def _deciding(node: Any) -> Any:
         return {label: _deciding(entry) for label, entry in node.items()}
     if not is_dataclass(node):
         return node
-    kept = (each.name for each in fields(node) if each.metadata.get("identity", True))
-    return {name: _deciding(getattr(node, name)) for name in kept}
+    kept = [each.name for each in fields(node) if each.metadata.get("identity", True)]
+    return {name: _deciding(getattr(node, name)) for name in kept if getattr(node, name) is not None}

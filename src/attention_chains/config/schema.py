@@ -1,16 +1,19 @@
 """Every key that can be configured: its type, its meaning, the values it may take. The values are chosen in configs/.
 
 A field carries metadata: `meaning` (shown by --help; empty where the group says it), `choices`, `low`, `above`, `high`
-(limits, `above` excluded), `pattern` (a regular expression), and `identity=False` for a key that does not decide the
-numbers of a run.
+(limits, `above` excluded), `pattern` (a regular expression), `printed` (its name in a table, where that is shorter),
+`flat` for a mapping whose entries hold no keys, and `identity=False` for a key that does not decide the numbers of a
+run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
+
+SCALES = ("mini", "paper")
 
 
 def key(meaning: str, default: Any = MISSING, **rules: Any) -> Any:
@@ -23,27 +26,54 @@ def section(kind: type, meaning: str = "", **rules: Any) -> Any:
     return field(default_factory=kind, metadata={"meaning": meaning, **rules})
 
 
+def _readable(value: Any) -> str:
+    """A value as a table prints it: 0.5, not 0.50; a list without brackets."""
+    if isinstance(value, list):
+        return ",".join(map(_readable, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @dataclass
 class TaskConfig:
-    """What is run and measured. Where the paper and its code disagree, the reading is chosen here (protocol 1.3)."""
+    """What is run and measured. Where the paper and its code disagree, the reading is chosen here (protocol 1.3).
+
+    A key is null where the task has no use for it.
+    """
 
     name: str = key("")
     protocol: str = key("id of the evaluation protocol, printed in every table")
-    noise: float = key("flow-matching time t of the noised image; 0 is the image, 1 is noise", 0.5, above=0, high=1)
-    word_index: str = key(
-        "tokenizer that places the word; clip is the official code's rule", "t5", choices=("t5", "clip")
+    batch_size: int = key("samples per forward pass that suit the task", 1, low=1, identity=False)
+    noise: float | None = key(
+        "flow-matching time t of the noised image; 0 is the image, 1 is noise", None, above=0, high=1, printed="t"
     )
-    pooled: str = key("pooled CLIP vector of the prompt: its own, or zeros", "real", choices=("real", "zero"))
-    threshold: str = key(
-        "mask = map > mean: ca at the map's own resolution, te after upsampling", "ca", choices=("ca", "te")
+    word_index: str | None = key(
+        "tokenizer that places the word; clip is the official code's rule", None, choices=("t5", "clip"), printed="word"
     )
+    pooled: str | None = key("pooled CLIP vector of the prompt: its own, or zeros", None, choices=("real", "zero"))
+    threshold: str | None = key(
+        "mask = map > mean: ca at the map's own resolution, te after upsampling", None, choices=("ca", "te")
+    )
+    fractions: int | None = key("masking: how many fractions of the patches are masked, from 0 to 1", None, low=2)
+    probe: str | None = key(
+        "probing: all maps of the image at once, or one map of each layer", None, choices=("maps", "layers")
+    )
+    learning_rates: list[float] | None = key(
+        "learning rates of a probe, trained side by side; the best is reported", None, above=0, printed="lr"
+    )
+    epochs: int | None = key("passes over the training images of a probe", None, low=1)
+    train_batch: int | None = key("training images in a step of a probe", None, low=1, printed="batch")
+    scaling: str | None = key("maps fed to a probe: as they are, or each by its maximum", None, choices=("raw", "max"))
 
     @property
     def reading(self) -> str:
         """The protocol and the readings chosen in it: what stands in a table beside its numbers."""
-        return (
-            f"{self.protocol} t={self.noise:g} word={self.word_index} pooled={self.pooled} threshold={self.threshold}"
-        )
+        named = {
+            each.metadata.get("printed", each.name): getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in ("name", "protocol") and each.metadata.get("identity", True)
+        }
+        chosen = [f"{name}={_readable(value)}" for name, value in named.items() if value is not None]
+        return " ".join([self.protocol, *chosen])
 
 
 @dataclass
@@ -53,6 +83,20 @@ class Checkpoint:
     source: str | None = key("folder or Hugging Face repository of the weights", None, identity=False)
     revision: str | None = key("commit of the repository", None, identity=False)
     image_size: int | None = key("side of the square input image, pixels", None, low=8)
+    resize: str | None = key(
+        "how an image becomes a square: squash its sides, or crop its centre; null is the model's own way",
+        None,
+        choices=("squash", "crop"),
+    )
+    head: str | None = key("file or URL of a linear classifier beside the weights", None, identity=False)
+    head_sha256: str | None = key(
+        "SHA-256 of that file, which a URL needs", None, pattern=r"[0-9a-f]{64}", identity=False
+    )
+    classes: str | None = key(
+        "names of the classes: imagenet, digits, or a file with one a line; null is the model's own",
+        None,
+        identity=False,
+    )
     text_length: int | None = key("length of the text sequence, tokens, padding included", None, low=1)
     dtype: str | None = key("precision of the forward pass", None, choices=("float32", "bfloat16", "float16"))
     steps: int | None = key("steps of the sampling schedule; the passes are those at or below the noise", None, low=1)
@@ -74,13 +118,18 @@ class ModelConfig(Checkpoint):
 
 @dataclass
 class MethodConfig:
-    """How one map is read off the attention."""
+    """How a map, a ranking or a mask is read off the attention. A key that is null has the method's own default."""
 
     name: str = key("")
-    n: int = key("bounces", 2, low=0)
-    alpha: float = key("teleport: share of the chain kept, the rest is uniform", 0.99, above=0, high=1)
-    heads: str = key("weights of the heads' mean", "lambda2", choices=("lambda2", "uniform"))
-    stream: str = key("blocks whose attention is read", "dual", choices=("dual", "single"))
+    n: int | None = key("bounces", None, low=0)
+    alpha: float | None = key("teleport: share of the chain kept, the rest is uniform", None, above=0, high=1)
+    power: int | None = key("steps of TokenRank, without teleport; null is converged, with alpha", None, low=1)
+    heads: str | None = key("weights of the heads' mean", None, choices=("lambda2", "uniform", "random"))
+    stream: str | None = key("blocks whose attention is read", None, choices=("dual", "single"))
+    blocks: int | None = key("masked blocks, from the input side; null is the first half", None, low=0)
+    budget: str | None = key(
+        "share of each head in the masked tokens; null is uniform", None, choices=("uniform", "random", "lambda2")
+    )
 
 
 @dataclass
@@ -93,12 +142,13 @@ class DataConfig:
     lemmas: str | None = key(
         "file that gives the first lemma of each WordNet id, if words needs it", None, identity=False
     )
-    split: str | None = key("part of the data set", None, choices=("train", "test"))
+    split: str | None = key("part of the data set", None, choices=("train", "test", "val"))
     n: int | None = key("number of samples; null is all of them", None, low=1)
-    seed: int = key("seed of a generated data set", 0, low=0)
+    train: int | None = key("number of training images of a probe; null is all of them", None, low=1)
+    seed: int | None = key("seed of a generated data set, or of the draw of `n` samples", None, low=0)
     word: str | None = key("which word of the caption the chain starts from", None, choices=("colour", "digit"))
-    prompt: str = key("the text fed to the model; {word} and {caption} stand for the sample's own")
-    eval_size: int = key("side at which masks are compared, pixels", low=1)
+    prompt: str | None = key("the text fed to the model; {word} and {caption} stand for the sample's own", None)
+    eval_size: int | None = key("side at which masks are compared, pixels", None, low=1)
     skip_bad: bool = key("go on without the samples that cannot be read, and say how many", False, identity=False)
 
 
@@ -143,11 +193,15 @@ class RunConfig:
     task: TaskConfig = section(TaskConfig)
     model: ModelConfig = section(ModelConfig)
     method: MethodConfig = section(MethodConfig, identity=False)
-    methods: dict[str, MethodConfig] = section(dict, "several methods, by label, computed from one capture")
+    methods: dict[str, MethodConfig] = section(dict, "several methods, by label, measured on the same samples")
+    models: dict[str, list[str]] = section(
+        dict, "the models that an experiment runs, by scale", identity=False, flat=True
+    )
+    parts: list[str] = section(list, "the experiments whose runs fill this one's table", identity=False)
     data: DataConfig = section(DataConfig)
-    scale: str = key("which checkpoint and which data", choices=("mini", "paper"))
+    scale: str = key("which checkpoint and which data", choices=SCALES)
     experiment: str | None = key("the table or figure whose runs these are", None, identity=False)
-    seed: int = key("seed of the noise", 0, low=0)
+    seed: int = key("seed of the noise, and of every other random choice", 0, low=0)
     repeats: int = key("runs with seeds seed, seed + 1, ...", 1, low=1, identity=False)
     device: str = key("auto, cpu, cuda, cuda:1, mps", "auto", pattern=r"auto|cpu|mps|cuda(:\d+)?", identity=False)
     batch_size: int = key("samples per forward pass", 1, low=1, identity=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -107,6 +109,11 @@ def measure(
         "ap": two_sided_average_precision(level, foreground, background),
         "fg_ap": average_precision(level, foreground, background),
     }
+
+
+def row(stats: Mapping[str, int | float]) -> list[int | float]:
+    """One image's statistics (`measure`) as a vector, in the order of `FIELDS`."""
+    return [stats[field] for field in FIELDS]
 
 
 def summarise(sums: np.ndarray, n: int | np.ndarray) -> dict[str, np.ndarray]:

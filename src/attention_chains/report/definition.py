@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-
 from attention_chains.config.errors import ConfigError
-from attention_chains.report.measurement import MEANINGS
-
-_REQUIRED = "???"
+from attention_chains.metrics import MetricError
+from attention_chains.metrics.metric import Metric
+from attention_chains.report.measurement import metrics_of
+from attention_chains.report.reading import REQUIRED, read_yaml, refuse_twice, refuse_unknown
 
 
 class MiouKind(Enum):
@@ -37,12 +33,12 @@ class Row:
     method : str, optional
         Label of the method in the records; None where nothing measures the row yet.
     paper, paper_std : dict of str to float
-        The paper's numbers by the paper's column, in percent, and its standard deviations over runs.
+        The paper's numbers by the paper's column, in its unit, and its standard deviations over runs.
     miou_kind : MiouKind
         What the paper's mIoU of this row is.
     """
 
-    label: str = _REQUIRED
+    label: str = REQUIRED
     method: str | None = None
     paper: dict[str, float] = field(default_factory=dict)
     paper_std: dict[str, float] = field(default_factory=dict)
@@ -53,21 +49,21 @@ class Row:
 class Pair:
     """Two rows whose difference is wanted, paired over the images."""
 
-    first: str = _REQUIRED
-    second: str = _REQUIRED
+    first: str = REQUIRED
+    second: str = REQUIRED
 
 
 @dataclass
 class Ordering:
-    """Rows that the paper puts in this order by one column, the greatest first."""
+    """Rows that the paper puts in this order by one column, the best first."""
 
-    column: str = _REQUIRED
-    rows: list[str] = _REQUIRED  # type: ignore[assignment]
+    column: str = REQUIRED
+    rows: list[str] = REQUIRED
 
 
 @dataclass
 class Tolerance:
-    """Largest distance from the paper, in points, at which a number counts as reproduced (protocol 8.1)."""
+    """Largest distance from the paper, in the column's unit, at which a number counts as reproduced (protocol 8.1)."""
 
     strict: float = 1.0
     acceptable: float = 3.0
@@ -80,17 +76,17 @@ class Photograph:
     It is shown at one scale, since a miniature knows fewer words than the paper's checkpoints.
     """
 
-    scale: str = _REQUIRED
-    name: str = _REQUIRED
-    prompt: str = _REQUIRED
-    word: str = _REQUIRED
+    scale: str = REQUIRED
+    name: str = REQUIRED
+    prompt: str = REQUIRED
+    word: str = REQUIRED
 
 
 @dataclass
 class Panels:
     """The picture beside the table: the first samples and some photographs, a column for each of `methods`."""
 
-    methods: list[str] = _REQUIRED  # type: ignore[assignment]
+    methods: list[str] = REQUIRED
     samples: int = 12
     photographs: list[Photograph] = field(default_factory=list)
 
@@ -102,9 +98,18 @@ class Definition:
     Attributes
     ----------
     title : str
-    columns : list of str
-        Names of metrics (`measurement.MEANINGS`), the headline first.
     rows : list of Row
+    task : str
+        Whose runs fill the table.
+    columns : list of str
+        Names of the task's metrics, the headline first; or, of a table of families, the families.
+    families : dict of str to list of str
+        Columns that are model families: each with its models (configs/model/). A cell is the mean of `metric` over
+        those of its family that are run at the scale.
+    metric : str, optional
+        The one metric of a table of families.
+    beside : list of str
+        Further metrics of the families that are the same for every row; shown once, below the table.
     comparisons : list of Pair
     orderings : list of Ordering
     tolerance : Tolerance
@@ -114,18 +119,22 @@ class Definition:
         The picture beside the table.
     """
 
-    title: str = _REQUIRED
-    columns: list[str] = _REQUIRED  # type: ignore[assignment]
-    rows: list[Row] = _REQUIRED  # type: ignore[assignment]
+    title: str = REQUIRED
+    rows: list[Row] = REQUIRED
+    task: str = "segmentation"
+    columns: list[str] = field(default_factory=list)
+    families: dict[str, list[str]] = field(default_factory=dict)
+    metric: str | None = None
+    beside: list[str] = field(default_factory=list)
     comparisons: list[Pair] = field(default_factory=list)
     orderings: list[Ordering] = field(default_factory=list)
     tolerance: Tolerance = field(default_factory=Tolerance)
     notes: list[str] = field(default_factory=list)
     panels: Panels | None = None
 
-    def row(self, label: str) -> Row:
-        """Row by its label."""
-        return next(row for row in self.rows if row.label == label)
+    def metric_of(self, column: str) -> Metric:
+        """What a column measures."""
+        return metrics_of(self.task)[self.metric if self.families else column]
 
 
 def read_definition(path: Path) -> Definition:
@@ -136,69 +145,48 @@ def read_definition(path: Path) -> Definition:
     ConfigError
         When the file is missing or is not YAML, or a key, a type, a row or a column in it is wrong.
     """
+    definition = read_yaml(path, Definition)
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        merged = OmegaConf.merge(OmegaConf.structured(Definition), given)
-        definition = OmegaConf.to_object(merged)
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; name a folder of experiments/.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: {_sentence(error)}") from None
-    _check_names(definition, path)
+        known = list(metrics_of(definition.task))
+    except MetricError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    _check_columns(definition, known, path)
+    _check_rows(definition, path)
     return definition
 
 
-def _sentence(error: Exception) -> str:
-    if isinstance(error, ConfigKeyError):
-        known = [entry.name for entry in fields(error.object_type)]
-        return f"{error.full_key!r} is not a key{_nearest(str(error.key), known)}"
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key!r} is missing; add it."
-    where = getattr(error, "full_key", None)
-    return (
-        f"{where!r}: {_first_line(error)}; correct it." if where else f"{_first_line(error)}; write a mapping of keys."
-    )
+def _check_columns(definition: Definition, known: Sequence[str], path: Path) -> None:
+    if definition.families:
+        _check_families(definition, known, path)
+        definition.columns = list(definition.families)
+    if not definition.columns:
+        raise ConfigError(f"{path}: the table has no column; give columns, or metric and families.")
+    refuse_twice(definition.columns, "columns", path)
+    if not definition.families:
+        refuse_unknown(definition.columns, known, "columns", "metric", path)
+    refuse_unknown(definition.beside, known, "beside", "metric", path)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+def _check_families(definition: Definition, known: Sequence[str], path: Path) -> None:
+    if definition.columns or definition.metric is None:
+        raise ConfigError(f"{path}: a table of families has one metric and no columns; correct it.")
+    refuse_unknown([definition.metric], known, "metric", "metric", path)
+    refuse_twice([model for models in definition.families.values() for model in models], "families", path)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; nearest: {', '.join(close)}." if close else f"; choose from: {', '.join(known)}."
-
-
-def _check_names(definition: Definition, path: Path) -> None:
+def _check_rows(definition: Definition, path: Path) -> None:
     labels = [row.label for row in definition.rows]
-    _check_unique(labels, "rows", path)
-    _check_unique(definition.columns, "columns", path)
-    _check_known(definition.columns, list(MEANINGS), "columns", "metric", path)
+    refuse_twice(labels, "rows", path)
     for row in definition.rows:
         where = f"row {row.label!r}"
-        _check_known([*row.paper, *row.paper_std], definition.columns, where, "column", path)
+        refuse_unknown([*row.paper, *row.paper_std], definition.columns, where, "column", path)
         if row.miou_kind is MiouKind.acc_over_2_minus_acc and "mIoU_ca" not in definition.columns:
             raise ConfigError(f"{path}: {where} prints Acc/(2-Acc) as mIoU, so columns needs 'mIoU_ca'; add it.")
+    methods = [row.method for row in definition.rows if row.method]
     if definition.panels is not None:
-        _check_known(
-            definition.panels.methods, [row.method for row in definition.rows if row.method], "panels", "method", path
-        )
+        refuse_unknown(definition.panels.methods, methods, "panels", "method", path)
     for pair in definition.comparisons:
-        _check_known([pair.first, pair.second], labels, "comparisons", "row", path)
+        refuse_unknown([pair.first, pair.second], labels, "comparisons", "row", path)
     for ordering in definition.orderings:
-        _check_known([ordering.column], definition.columns, "orderings", "column", path)
-        _check_known(ordering.rows, labels, "orderings", "row", path)
-
-
-def _check_unique(names: Sequence[str], where: str, path: Path) -> None:
-    for position, name in enumerate(names):
-        if name in names[:position]:
-            raise ConfigError(f"{path}: {where} has {name!r} twice; remove one.")
-
-
-def _check_known(names: Sequence[str], known: Sequence[str], where: str, what: str, path: Path) -> None:
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{path}: {where} names {name!r}, which is not a {what}{_nearest(name, known)}")
+        refuse_unknown([ordering.column], definition.columns, "orderings", "column", path)
+        refuse_unknown(ordering.rows, labels, "orderings", "row", path)

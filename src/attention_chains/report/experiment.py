@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+from attention_chains.metrics.metric import Metric
 from attention_chains.report.bootstrap import RESAMPLES
 from attention_chains.report.comparison import (
     Measurements,
@@ -15,11 +16,12 @@ from attention_chains.report.comparison import (
     differences_csv,
     ordering_section,
     ordering_steps,
+    orderings_section,
 )
 from attention_chains.report.definition import Definition, MiouKind, Row, read_definition
-from attention_chains.report.measurement import MEANINGS, Measurement, Records, collect
+from attention_chains.report.measurement import Measurement, Run, collect, metrics_of
 from attention_chains.report.plot import draw_cells
-from attention_chains.report.table import Cell, escape, write_table, write_texts
+from attention_chains.report.table import Cell, escape, markdown_table, number, span, write_table, write_texts
 
 PAPER_SCALE = "paper"
 
@@ -32,6 +34,10 @@ _NOT_THE_PAPER = (
     "**{scale}**: these are measurements of a small model on small pictures, and not to be compared cell by cell with "
     "the paper's "
     "numbers, which stand beside them for orientation."
+)
+_THE_PAPER = (
+    "**paper**: measured with the paper's checkpoints and data, as far as they are published (the notes say where they "
+    "are not); a difference is measured minus paper."
 )
 _REPEATS = " Numbers are means over {} runs with different seeds, ± their sample standard deviation."
 _UNKNOWN_MIOU = (
@@ -70,31 +76,49 @@ class Experiment:
         """Method labels that the records must hold to fill the table."""
         return [row.method for row in self.definition.rows if row.method is not None]
 
-    def measurements(self, records_by_run: Mapping[str, Records]) -> Measurements:
-        """Measurement of every row, by label; several runs that hold a method are repeats of it.
+    def measurements(self, runs: Sequence[Run], models: Collection[str] = ()) -> Measurements:
+        """Measurement of every row in every column; several runs that hold a method are models, or repeats of it.
+
+        Parameters
+        ----------
+        runs : sequence of Run
+        models : collection of str
+            The models that the experiment runs at this scale: a family without one of its own is not measured. Empty
+            for all models of the families.
 
         Raises
         ------
         ValueError
             When repeats hold different images, or a run holds an image twice or without a method.
         """
-        return {row.label: collect(records_by_run, row.method) if row.method else None for row in self.definition.rows}
+        task, families = self.definition.task, self.definition.families
+        found: dict[tuple[str, str], Measurement | None] = {}
+        for row in self.definition.rows:
+            whole = collect(runs, task, row.method) if row.method and not families else None
+            for column in self.definition.columns:
+                of_family = _of_family(runs, task, row.method, self._models(column, models)) if families else None
+                found[row.label, column] = of_family if families else whole
+        return found
+
+    def _models(self, family: str, models: Collection[str]) -> list[str]:
+        return [model for model in self.definition.families[family] if not models or model in models]
 
     def cells(self, measurements: Measurements, scale: str, protocol: str) -> list[Cell]:
         """Cells in reading order, row by row; without a measurement the measured side is empty."""
         return [
-            _cell(row, column, measurements[row.label], scale, protocol)
+            self._cell(row, column, measurements[row.label, column], scale, protocol)
             for row in self.definition.rows
             for column in self.definition.columns
         ]
 
     def render(
         self,
-        records_by_run: Mapping[str, Records],
+        runs: Sequence[Run],
         results: Path,
         scale: str,
         protocol: str,
         measured_on: str,
+        models: Collection[str] = (),
         skipped: int = 0,
         pictures: Sequence[str] = (),
     ) -> tuple[list[Cell], list[Path]]:
@@ -102,7 +126,7 @@ class Experiment:
 
         Parameters
         ----------
-        records_by_run : mapping of run name to records
+        runs : sequence of Run
             See `measurements`.
         results : Path
             The results folder.
@@ -110,6 +134,8 @@ class Experiment:
             How the records came about; printed with the numbers.
         measured_on : str
             Model and data, in words.
+        models : collection of str
+            See `measurements`.
         skipped : int
             Bad samples that the runs left out.
         pictures : sequence of str
@@ -128,23 +154,68 @@ class Experiment:
         OSError
             When the files cannot be written.
         """
-        measured = self.measurements(records_by_run)
+        measured = self.measurements(runs, models)
         cells = self.cells(measured, scale, protocol)
         differences = comparisons(self.definition, cells, measured)
         folder, title = results / self.name / scale, self.definition.title
         shown = [f"![{Path(picture).stem}]({picture})" for picture in ("plot.png", *pictures)]
-        caption = [*_caption(cells, measured_on, skipped, list(records_by_run)), *shown]
-        sections = [comparison_section(differences), *self._orderings(cells, measured), self._notes(cells, measured)]
+        named = [run.name for run in runs]
+        caption = [*_caption(cells, measured_on, skipped, named), *self._averaged(models), *shown]
+        compared = [comparison_section(differences)] if differences else []
+        sections = [*self._beside(measured), *compared, *self._orderings(cells, measured), self._notes(cells, measured)]
         paths = write_table(cells, folder, title, caption, sections)
         paths += write_texts(folder, {"differences.csv": differences_csv(differences)})
         return cells, [*paths, draw_cells(cells, folder / "plot.png", title)]
 
+    def _cell(self, row: Row, column: str, measurement: Measurement | None, scale: str, protocol: str) -> Cell:
+        metric = self.definition.metric_of(column)
+        printed, note = _as_printed(row, column)
+        known = dict(
+            paper=row.paper.get(printed),
+            paper_std=row.paper_std.get(printed),
+            note=note,
+            metric=metric.name if self.definition.families else "",
+            unit=metric.unit,
+            scale=scale,
+            protocol=protocol,
+        )
+        if measurement is None:
+            return Cell(row.label, column, measured=None, low=None, high=None, n=None, **known)
+        interval = measurement.metric(metric.name)
+        return Cell(
+            row.label,
+            column,
+            measured=_number(interval.value),
+            low=_number(interval.low),
+            high=_number(interval.high),
+            n=measurement.n,
+            std=measurement.spread(metric.name),
+            runs=measurement.repeats,
+            **known,
+        )
+
+    def _averaged(self, models: Collection[str]) -> list[str]:
+        if not self.definition.families:
+            return []
+        named = [f"{family} is {', '.join(self._models(family, models))}" for family in self.definition.families]
+        return [f"A column is the mean over the models of a family: {'; '.join(named)}."]
+
+    def _beside(self, measured: Measurements) -> list[str]:
+        """A section for each metric that is the same in every row: of the first row that was measured, by family."""
+        known = metrics_of(self.definition.task)
+        return [_beside_section(known[name], self.definition.columns, measured) for name in self.definition.beside]
+
     def _orderings(self, cells: Sequence[Cell], measured: Measurements) -> list[str]:
         orderings = self.definition.orderings
-        return [ordering_section(ordering, ordering_steps(ordering, cells, measured)) for ordering in orderings]
+        steps = [ordering_steps(self.definition, ordering, cells, measured) for ordering in orderings]
+        summary = [orderings_section(orderings, steps)] if self.definition.families and orderings else []
+        return [*summary, *map(ordering_section, orderings, steps)]
 
     def _notes(self, cells: Sequence[Cell], measured: Measurements) -> str:
-        meanings = [f"{escape(column)}: {escape(MEANINGS[column])}" for column in self.definition.columns]
+        known = metrics_of(self.definition.task)
+        shown = [self.definition.metric_of(column) for column in self.definition.columns]
+        shown += [known[name] for name in self.definition.beside]
+        meanings = [f"{escape(metric.name)}: {escape(metric.meaning)}" for metric in dict.fromkeys(shown)]
         notes = [*self._reproduced(cells), *self._unmeasured(measured), *self.definition.notes, *meanings]
         return "## Notes\n\n" + "\n".join(f"- {note}" for note in notes)
 
@@ -163,8 +234,34 @@ class Experiment:
         ]
 
     def _unmeasured(self, measured: Measurements) -> list[str]:
-        rows = [row.label for row in self.definition.rows if measured[row.label] is None]
-        return [f"Not measured: {', '.join(rows)}."] if rows else []
+        gone = [column for column in self.definition.columns if not _any_measured(measured, column=column)]
+        gone += [row.label for row in self.definition.rows if not _any_measured(measured, row=row.label)]
+        if all(found is None for found in measured.values()):
+            return ["Nothing is measured."]
+        return [f"Not measured: {', '.join(gone)}."] if gone else []
+
+
+def _any_measured(measured: Measurements, row: str | None = None, column: str | None = None) -> bool:
+    return any(found for (of, by), found in measured.items() if row in (None, of) and column in (None, by))
+
+
+def _of_family(runs: Sequence[Run], task: str, method: str | None, models: Collection[str]) -> Measurement | None:
+    """Mean over the models of a family: all of them, or nothing."""
+    found = collect(runs, task, method, models) if method else None
+    return found if found and set(found.models) == set(models) else None
+
+
+def _beside_section(metric: Metric, columns: Sequence[str], measured: Measurements) -> str:
+    rows = []
+    for column in columns:
+        first = next((found for (_, by), found in measured.items() if found and by == column), None)
+        value = first.metric(metric.name) if first else None
+        numbers = (
+            [number(value.value, unit=metric.unit), span(value.low, value.high, unit=metric.unit)] if value else []
+        )
+        rows.append([escape(column), *(numbers or ["", ""]), str(first.n) if first else ""])
+    heading = f"## {metric.title.capitalize()} ({metric.unit or metric.name})"
+    return f"{heading}\n\n{markdown_table(['', 'measured', '95 % interval', 'n'], rows)}"
 
 
 def _caption(cells: Sequence[Cell], measured_on: str, skipped: int, runs: Sequence[str]) -> list[str]:
@@ -179,32 +276,12 @@ def _caption(cells: Sequence[Cell], measured_on: str, skipped: int, runs: Sequen
         f"Intervals: 95 % percentile bootstrap over images, {RESAMPLES} resamples."
         + (_REPEATS.format(repeats) if repeats > 1 else ""),
     ]
-    if scale != PAPER_SCALE:
-        caption.append(_NOT_THE_PAPER.format(scale=scale))
-    return caption
+    return [*caption, caption_of_scale(scale)]
 
 
-def _cell(row: Row, column: str, measurement: Measurement | None, scale: str, protocol: str) -> Cell:
-    printed, note = _as_printed(row, column)
-    paper = dict(paper=row.paper.get(printed), paper_std=row.paper_std.get(printed), note=note)
-    if measurement is None:
-        return Cell(
-            row.label, column, measured=None, low=None, high=None, n=None, scale=scale, protocol=protocol, **paper
-        )
-    interval = measurement.metric(column)
-    return Cell(
-        row.label,
-        column,
-        measured=_number(interval.value),
-        low=_number(interval.low),
-        high=_number(interval.high),
-        n=measurement.n,
-        scale=scale,
-        protocol=protocol,
-        std=measurement.spread(column),
-        runs=measurement.runs,
-        **paper,
-    )
+def caption_of_scale(scale: str) -> str:
+    """What a reader must know before comparing the measured numbers with the paper's."""
+    return _THE_PAPER if scale == PAPER_SCALE else _NOT_THE_PAPER.format(scale=scale)
 
 
 def _as_printed(row: Row, column: str) -> tuple[str, str]:

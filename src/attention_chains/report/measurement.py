@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from attention_chains.metrics.segmentation import FIELDS, METRICS, summarise
+from attention_chains import metrics
+from attention_chains.metrics.metric import Metric
 from attention_chains.report.bootstrap import Interval, Statistic, interval, paired_interval
 
 Records = Sequence[Mapping[str, Any]]
-"""One run: records {"index": int, "id": str, "stats": {method: {field: number}}}, in any order."""
+"""One run: records {"index": int, "id": str, "stats": {method: statistics}}, in any order."""
 
-MEANINGS = {metric.name: metric.meaning for metric in METRICS}
-"""What a column may be, and what it means."""
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one run, and what was run.
+
+    Attributes
+    ----------
+    name : str
+        Its folder under results/runs/.
+    task, model : str
+        Names of the task and of the model's file in configs/model/.
+    seed : int
+        Seed of the random choices.
+    records : Records
+    """
+
+    name: str
+    task: str
+    model: str
+    seed: int
+    records: Records
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One method on a set of images, in one or several runs (seeds).
+    """One method on a set of images, in one or several runs: models, and seeds of each.
 
     Attributes
     ----------
+    task : str
+        Whose metrics the statistics are for.
     ids : tuple of str
         The images, sorted: the order of `per_image` does not depend on the order of the records.
+    seeds, models : tuples
+        Seed and model of each run.
     per_image : (n, runs, k) float64 array
-        Sufficient statistics, in the order of `metrics.segmentation.FIELDS`.
+        Sufficient statistics: `row` of the task's metrics.
     """
 
+    task: str
     ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    models: tuple[str, ...]
     per_image: np.ndarray
 
     @property
@@ -39,23 +67,31 @@ class Measurement:
         return self.per_image.shape[0]
 
     @property
-    def runs(self) -> int:
-        """Number of runs."""
-        return self.per_image.shape[1]
+    def repeats(self) -> int:
+        """Number of seeds that were run."""
+        return len(set(self.seeds))
 
     def metric(self, name: str) -> Interval:
-        """Metric `name` in percent, averaged over the runs, with its interval over images."""
-        return interval(self.per_image, _mean_over_runs(name))
+        """Metric `name` in its unit, averaged over the runs, with its interval over images."""
+        return interval(self.per_image, self._mean_over_runs(name))
 
     def spread(self, name: str) -> float | None:
-        """Sample standard deviation (runs - 1) of metric `name` over the runs, in points; None for a single run."""
-        if self.runs == 1:
+        """Sample standard deviation (seeds - 1) of metric `name` over the seeds, in its unit; None for a single seed.
+
+        Of several models, it is that of their mean.
+        """
+        if self.repeats == 1:
             return None
-        per_run = summarise(self.per_image.sum(axis=0), self.n)[name]  # (runs,)
-        return float(np.std(per_run, ddof=1))
+        return float(np.std(list(self.by_seed(name).values()), ddof=1))
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """Metric `name` of each seed, a mean over the models."""
+        of_run = np.asarray(self._summarise(self.per_image.sum(axis=0), self.n)[name])  # (runs,)
+        seeds = np.asarray(self.seeds)
+        return {int(seed): float(of_run[seeds == seed].mean()) for seed in sorted(set(self.seeds))}
 
     def minus(self, other: Measurement, name: str) -> Interval:
-        """Difference of metric `name` to `other` in points, paired over the images.
+        """Difference of metric `name` to `other` in its unit, paired over the images.
 
         Raises
         ------
@@ -64,58 +100,93 @@ class Measurement:
         """
         if self.ids != other.ids:
             raise ValueError(_differing_images("the two methods compared", self.ids, other.ids))
-        return paired_interval(self.per_image, other.per_image, _mean_over_runs(name))
+        return paired_interval(self.per_image, other.per_image, self._mean_over_runs(name))
+
+    def _mean_over_runs(self, name: str) -> Statistic:
+        return lambda sums, n: np.asarray(self._summarise(sums, n)[name]).mean(axis=-1)  # sums (..., runs, k)
+
+    @cached_property
+    def _summarise(self) -> Any:
+        return metrics.of(self.task).summarise
 
 
-def collect(records_by_run: Mapping[str, Records], method: str) -> Measurement | None:
-    """Gather what every run holds of one method; several runs that hold it are repeats of it.
+def metrics_of(task: str) -> dict[str, Metric]:
+    """What a column may be, by name, for the runs of a task."""
+    return {metric.name: metric for metric in metrics.of(task).METRICS}
+
+
+def collect(runs: Iterable[Run], task: str, method: str, models: Collection[str] | None = None) -> Measurement | None:
+    """Gather what every run holds of one method; several runs that hold it are models, or repeats.
 
     Parameters
     ----------
-    records_by_run : mapping of run name to records
+    runs : iterable of Run
+    task : str
+        Runs of other tasks are passed over.
     method : str
         The label under which records keep the method's statistics.
+    models : collection of str, optional
+        Runs of other models are passed over.
 
     Returns
     -------
     Measurement or None
-        None when no run holds the method.
+        None when no run holds the method, or none that does is of one of the models.
 
     Raises
     ------
     ValueError
-        When an image occurs twice in a run, lacks the method, or is not in all of the repeats.
+        When an image occurs twice in a run, lacks the method, or is not in all of the runs; when one of the models has
+        not been run with all of the seeds, or statistics of runs are of different length.
     """
-    held = {
-        run: _statistics(records, method, run) for run, records in records_by_run.items() if _holds(records, method)
-    }
+    held = [
+        run
+        for run in runs
+        if run.task == task and (models is None or run.model in models) and _holds(run.records, method)
+    ]
     if not held:
         return None
-    runs = list(held)
-    ids = tuple(sorted(held[runs[0]]))
-    for run in runs[1:]:
-        if tuple(sorted(held[run])) != ids:
-            raise ValueError(_differing_images(f"{method!r} of runs {runs[0]} and {run}", ids, tuple(held[run])))
-    return Measurement(ids, np.array([[held[run][image] for run in runs] for image in ids], dtype=np.float64))
+    statistics = [_statistics(run, method) for run in held]
+    ids = tuple(sorted(statistics[0]))
+    for run, found in zip(held, statistics, strict=True):
+        if tuple(sorted(found)) != ids:
+            names = f"{held[0].name} and {run.name}"
+            raise ValueError(_differing_images(f"{method!r} of runs {names}", ids, tuple(found)))
+    return _measurement(task, ids, held, statistics, method)
 
 
-def _mean_over_runs(name: str) -> Statistic:
-    return lambda sums, n: np.asarray(summarise(sums, n)[name]).mean(axis=-1)  # sums (..., runs, k)
+def _measurement(
+    task: str, ids: tuple[str, ...], runs: Sequence[Run], statistics: Sequence[Mapping[str, list[float]]], method: str
+) -> Measurement:
+    lengths = {len(found[ids[0]]) for found in statistics}
+    seeds, models = tuple(run.seed for run in runs), tuple(run.model for run in runs)
+    if len(lengths) > 1:
+        raise ValueError(
+            f"Runs of {method!r} by {', '.join(dict.fromkeys(models))} hold {sorted(lengths)} numbers for an image: "
+            "average only models of one depth, in runs with the same settings."
+        )
+    if len(set(zip(models, seeds, strict=True))) != len(set(models)) * len(set(seeds)):
+        raise ValueError(f"{method!r} was not run with the same seeds for {', '.join(dict.fromkeys(models))}; do so.")
+    per_image = np.array([[found[image] for found in statistics] for image in ids], dtype=np.float64)
+    return Measurement(task, ids, seeds, models, per_image)
 
 
 def _holds(records: Records, method: str) -> bool:
     return any(method in record["stats"] for record in records)
 
 
-def _statistics(records: Records, method: str, run: str) -> dict[str, list[float]]:
+def _statistics(run: Run, method: str) -> dict[str, list[float]]:
+    row = metrics.of(run.task).row
     statistics: dict[str, list[float]] = {}
-    for record in records:
+    for record in run.records:
         image = record["id"]
         if image in statistics:
-            raise ValueError(f"Run {run} holds image {image!r} twice; merge its shards with records.merge.")
+            raise ValueError(f"Run {run.name} holds image {image!r} twice; merge its shards with records.merge.")
         if method not in record["stats"]:
-            raise ValueError(f"Run {run} lacks method {method!r} for image {image!r}; run it again with that method.")
-        statistics[image] = [record["stats"][method][field] for field in FIELDS]
+            raise ValueError(
+                f"Run {run.name} lacks method {method!r} for image {image!r}; run it again with that method."
+            )
+        statistics[image] = row(record["stats"][method])
     return statistics
 
 

@@ -44,8 +44,9 @@ def draw_cells(cells: Sequence[Cell], path: Path, title: str) -> Path:
     figure = Figure(figsize=(2.2 + 1.9 * len(columns), 1.3 + 0.27 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axis, column in zip(panels, columns, strict=True):
-        _draw_column(axis, [cell for cell in cells if cell.column == column], rows)
-        axis.set_title(f"{column} (%)", fontsize=9)
+        of_column = [cell for cell in cells if cell.column == column]
+        _draw_column(axis, of_column, rows)
+        axis.set_title(of_column[0].heading, fontsize=9)
     panels[0].set_yticks(range(len(rows)), rows, fontsize=8)
     panels[0].invert_yaxis()
     figure.suptitle(title, fontsize=10)

@@ -1,89 +1,194 @@
-"""What a finished run shows: a table on the console, and the files of the experiment it belongs to."""
+"""What finished runs show: a table on the console, and the files of the experiment they belong to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from attention_chains import tasks
 from attention_chains.config import RunConfig
+from attention_chains.report.curves import FigureDefinition, read_figure, render_figure
 from attention_chains.report.definition import Definition, Row
 from attention_chains.report.experiment import Experiment
-from attention_chains.report.measurement import MEANINGS
+from attention_chains.report.measurement import Run, metrics_of
 from attention_chains.report.panels import draw_examples
+from attention_chains.report.significance import TestDefinition, console_tests, read_tests, render_tests
 from attention_chains.report.table import console_table
-from attention_chains.tasks import Outcome, Task
+from attention_chains.tasks import Finished
 
 WIDTH = 120  # of tables written to a file or a pipe, where there is no terminal to fit into
+TABLE, FIGURE = "table.yaml", "figure.yaml"
 
 
-def present(task: Task, config: RunConfig, outcomes: Sequence[Outcome], experiments: Path) -> dict[str, float]:
+@dataclass(frozen=True)
+class Shown:
+    """Finished runs, and what was asked for.
+
+    Attributes
+    ----------
+    finished : list of Finished
+        One per model and task.
+    asked : RunConfig
+        What the command line resolved to.
+    console : Console
+    """
+
+    finished: list[Finished]
+    asked: RunConfig
+    console: Console
+
+    @property
+    def runs(self) -> list[Run]:
+        """The records, run by run."""
+        return [
+            Run(outcome.folder.name, each.config.task.name, each.config.model.name, outcome.seed, outcome.records)
+            for each in self.finished
+            for outcome in each.outcomes
+        ]
+
+    @property
+    def models(self) -> list[str]:
+        """The models that the experiment runs at this scale; those that were run, where it names none."""
+        named = self.asked.models.get(self.asked.scale, [])
+        return named or list(dict.fromkeys(each.config.model.name for each in self.finished))
+
+    @property
+    def readings(self) -> list[str]:
+        """Protocols with the readings chosen in them."""
+        return list(dict.fromkeys(each.config.task.reading for each in self.finished))
+
+    @property
+    def skipped(self) -> int:
+        """Samples left out: the same in every repeat."""
+        return max(outcome.skipped for each in self.finished for outcome in each.outcomes)
+
+    @property
+    def results(self) -> Path:
+        """The results folder."""
+        return Path(self.asked.out)
+
+    def say_written(self, paths: Sequence[Path]) -> None:
+        """Name the files on the console."""
+        self.console.print("Written: " + ", ".join(map(str, paths)))
+
+
+def present(
+    finished: Sequence[Finished], recorded: Sequence[Finished], asked: RunConfig, experiments: Path
+) -> dict[str, float]:
     """Print what was measured; for an experiment, write its table and figures too.
 
     Parameters
     ----------
-    task
-        The task that ran; it draws the examples.
-    config
-        The resolved configuration.
-    outcomes
-        One per seed.
+    finished
+        What was run now.
+    recorded
+        What earlier runs left of the same experiment's other models.
+    asked
+        What the command line resolved to; it names the experiment.
     experiments
         The folder of the experiments' definitions.
 
     Returns
     -------
     dict
-        The last row's numbers by column, in percent.
+        The last row's numbers by column, in the columns' units; empty for a figure and a table of tests.
     """
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
+    if _unfinished(finished, console):
+        return {}  # other shards are at work: the one that ends last shows the table
+    shown = Shown(_in_order([*finished, *recorded], asked), asked, console)
+    if asked.experiment is None:
+        return _present_table(shown, _own_table(shown))
+    folder = experiments / asked.experiment
+    if (folder / FIGURE).exists():
+        return _present_figure(shown, folder.name, read_figure(folder / FIGURE))
+    if asked.parts:
+        return _present_tests(shown, folder.name, read_tests(folder / TABLE))
+    return _present_table(shown, Experiment.read(folder))
+
+
+def described(finished: Sequence[Finished]) -> str:
+    """What was measured, on what: "flux on digit_scenes, split test, word colour"."""
+    models: dict[str, list[str]] = {}
+    for each in finished:
+        models.setdefault(_described_data(each.config), []).append(each.config.model.name)
+    return "; ".join(f"{', '.join(dict.fromkeys(names))} on {data}" for data, names in models.items())
+
+
+def _described_data(config: RunConfig) -> str:
+    data = config.data
+    named = (("split", data.split), ("word", data.word), ("training images", data.train))
+    return ", ".join([data.name, *(f"{name} {value}" for name, value in named if value is not None)])
+
+
+def _unfinished(finished: Sequence[Finished], console: Console) -> bool:
+    outcomes = [outcome for each in finished for outcome in each.outcomes]
     unfinished = [outcome for outcome in outcomes if not outcome.complete]
     for outcome in unfinished:
         done = len(outcome.records) + outcome.skipped
         console.print(f"{done} of {outcome.total} samples so far, all shards together ({outcome.folder}).")
-    if unfinished or not all(outcome.records for outcome in outcomes):
-        return {}  # other shards are at work: the one that ends last shows the table
-    experiment = _experiment(config, experiments)
-    records = {outcome.folder.name: outcome.records for outcome in outcomes}
-    cells = experiment.cells(experiment.measurements(records), config.scale, config.task.reading)
-    console.print(console_table(cells, f"{experiment.definition.title} ({described(config)})"))
-    if config.experiment is not None:
-        _write(task, config, outcomes, experiment, console)
+    return bool(unfinished) or not all(outcome.records for outcome in outcomes)
+
+
+def _in_order(finished: Sequence[Finished], asked: RunConfig) -> list[Finished]:
+    """In the order in which the experiment names its models, whichever of them were run now."""
+    named = asked.models.get(asked.scale, [])
+    place = {name: position for position, name in enumerate(named)}
+    return sorted(finished, key=lambda each: place.get(each.config.model.name, len(place)))
+
+
+def _own_table(shown: Shown) -> Experiment:
+    """A run without an experiment gets a table of its own methods, with no paper beside it."""
+    config = shown.asked
+    rows = [Row(label=label, method=label) for label in config.methods]
+    name = config.task.name
+    return Experiment("", Definition(title=name, task=name, columns=list(metrics_of(name)), rows=rows))
+
+
+def _present_table(shown: Shown, experiment: Experiment) -> dict[str, float]:
+    reading = ", ".join(shown.readings)
+    measured = experiment.measurements(shown.runs, shown.models)
+    cells = experiment.cells(measured, shown.asked.scale, reading)
+    shown.console.print(console_table(cells, f"{experiment.definition.title} ({described(shown.finished)})"))
+    if shown.asked.experiment is not None:
+        _write_table(shown, experiment, reading)
     return {cell.column: cell.measured for cell in cells if cell.row == cells[-1].row and cell.measured is not None}
 
 
-def described(config: RunConfig) -> str:
-    """What was measured, on what: "flux on digit_scenes, split test, word colour"."""
-    data = config.data
-    choices = [f"{name} {value}" for name, value in (("split", data.split), ("word", data.word)) if value is not None]
-    return ", ".join([f"{config.model.name} on {data.name}", *choices])
-
-
-def _experiment(config: RunConfig, experiments: Path) -> Experiment:
-    """The experiment of a run; a run without one gets a table of its own methods, with no paper beside it."""
-    if config.experiment is not None:
-        return Experiment.read(experiments / config.experiment)
-    rows = [Row(label=label, method=label) for label in config.methods]
-    title = config.task.name
-    return Experiment("", Definition(title=title, columns=list(MEANINGS), rows=rows))
-
-
-def _write(
-    task: Task, config: RunConfig, outcomes: Sequence[Outcome], experiment: Experiment, console: Console
-) -> None:
-    results, panels = Path(config.out), experiment.definition.panels
+def _write_table(shown: Shown, experiment: Experiment, reading: str) -> None:
+    asked, panels = shown.asked, experiment.definition.panels
     pictures = []
     if panels is not None:
-        picture = results / experiment.name / config.scale / "figure.png"
-        draw_examples(task, panels, config.scale, config.seed, picture)
-        pictures.append(picture.name)
-    records = {outcome.folder.name: outcome.records for outcome in outcomes}
-    skipped = max(outcome.skipped for outcome in outcomes)  # the same samples in every repeat
+        pictures = [shown.results / experiment.name / asked.scale / "figure.png"]
+        draw_examples(tasks.build(asked), panels, asked.scale, asked.seed, pictures[0])
     _, paths = experiment.render(
-        records, results, config.scale, config.task.reading, described(config), skipped, pictures
+        shown.runs,
+        shown.results,
+        asked.scale,
+        reading,
+        described(shown.finished),
+        shown.models,
+        shown.skipped,
+        [picture.name for picture in pictures],
     )
-    shown = [*paths, *(results / experiment.name / config.scale / picture for picture in pictures)]
-    console.print("Written: " + ", ".join(str(path) for path in shown))
+    shown.say_written([*paths, *pictures])
+
+
+def _present_tests(shown: Shown, name: str, definition: TestDefinition) -> dict[str, float]:
+    about = (shown.asked.scale, shown.readings, described(shown.finished))
+    tested, paths = render_tests(name, definition, shown.runs, shown.results, *about, skipped=shown.skipped)
+    shown.console.print(console_tests(tested, definition.title))
+    shown.say_written(paths)
+    return {}
+
+
+def _present_figure(shown: Shown, name: str, definition: FigureDefinition) -> dict[str, float]:
+    about = (shown.asked.scale, ", ".join(shown.readings), described(shown.finished))
+    _, paths = render_figure(name, definition, shown.runs, shown.results, *about)
+    shown.say_written(paths)
+    return {}

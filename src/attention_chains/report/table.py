@@ -17,7 +17,7 @@ _MARKS = "†‡§¶"
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table beside the paper's, in the column's unit (percent); None means that there is none.
+    """One number of a table beside the paper's, in the column's unit; None means that there is none.
 
     Attributes
     ----------
@@ -34,9 +34,13 @@ class Cell:
     paper_std, std : float or None
         Standard deviations over runs, the paper's and ours.
     runs : int or None
-        Number of runs that `measured` is the mean of.
+        Number of seeds that `measured` is the mean of.
     note : str
         What a reader must know about this cell; a footnote of the table.
+    metric : str
+        What is measured, where the column does not say so (it is a model family).
+    unit : str
+        "%", or empty for a number without a unit.
     """
 
     row: str
@@ -52,6 +56,14 @@ class Cell:
     std: float | None = None
     runs: int | None = None
     note: str = ""
+    metric: str = ""
+    unit: str = "%"
+
+    @property
+    def heading(self) -> str:
+        """The column with what it measures: "Acc (%)", "ViT (AUC)", "DINOv1 (Acc, %)"."""
+        what = ", ".join(filter(None, [self.metric, self.unit]))
+        return f"{self.column} ({what})" if what else self.column
 
     @property
     def difference(self) -> float | None:
@@ -102,14 +114,16 @@ def markdown(cells: Sequence[Cell], title: str, notes: Sequence[str] = (), secti
     marks = _marks(cells)
     parts = [f"# {title}", *notes, "## At a glance", _glance(cells, marks)]
     for column in _distinct(cell.column for cell in cells):
-        parts += [f"## {column} (%)", _column_table([cell for cell in cells if cell.column == column], marks)]
+        of_column = [cell for cell in cells if cell.column == column]
+        parts += [f"## {of_column[0].heading}", _column_table(of_column, marks)]
     parts += [f"{mark} {note}" for note, mark in marks.items()]
     return "\n\n".join([*parts, *sections]) + "\n"
 
 
 def as_csv(cells: Sequence[Cell]) -> str:
     """One line per cell, all fields and the difference; empty where there is no number."""
-    names = [field.name for field in fields(Cell)]
+    families = any(cell.metric for cell in cells)
+    names = [field.name for field in fields(Cell) if families or field.name not in ("metric", "unit")]
     names.insert(names.index("measured") + 1, "difference")
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -121,11 +135,16 @@ def as_csv(cells: Sequence[Cell]) -> str:
 def console_table(cells: Sequence[Cell], title: str) -> Table:
     """Rich table: per cell the measured number with its interval below, and the paper's in parentheses."""
     scales = ", ".join(_distinct(cell.scale for cell in cells))
-    caption = f"in percent: measured at scale {scales} (paper), and the 95 % interval of the measured number"
+    percent = all(cell.unit == "%" for cell in cells)
+    what = ", ".join(_distinct([*filter(None, [cell.metric for cell in cells]), *["in percent"] * percent]))
+    caption = (
+        f"{what}{': ' if what else ''}measured at scale {scales} (paper), and the 95 % interval of the measured number"
+    )
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1), caption_justify="left")
     table.add_column("", no_wrap=True)
-    for column in _distinct(cell.column for cell in cells):
-        table.add_column(column, justify="right", no_wrap=True)
+    headings = {cell.column: cell.column if percent or cell.metric else cell.heading for cell in cells}
+    for heading in headings.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in _distinct(cell.row for cell in cells):
         table.add_row(row, *[_console_cell(cell) for cell in cells if cell.row == row])
     return table
@@ -137,17 +156,22 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def number(value: float | None, signed: bool = False) -> str:
-    """Two decimals with a typographic minus; empty for None."""
+def number(value: float | None, signed: bool = False, unit: str = "%") -> str:
+    """Two decimals of a percentage, three of a number without a unit, with a typographic minus; empty for None."""
     if value is None:
         return ""
-    text = f"{value:+.2f}" if signed else f"{value:.2f}"
+    text = f"{value:{'+' if signed else ''}.{2 if unit == '%' else 3}f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def span(low: float | None, high: float | None, signed: bool = False) -> str:
+def published(value: float | None, signed: bool = False) -> str:
+    """A number of the paper, with the two decimals that it prints; empty for None."""
+    return number(value, signed)
+
+
+def span(low: float | None, high: float | None, signed: bool = False, unit: str = "%") -> str:
     """Interval as text; empty without ends."""
-    return "" if low is None or high is None else f"[{number(low, signed)}, {number(high, signed)}]"
+    return "" if low is None or high is None else f"[{number(low, signed, unit)}, {number(high, signed, unit)}]"
 
 
 def escape(text: str) -> str:
@@ -165,8 +189,8 @@ def _glance(cells: Sequence[Cell], marks: dict[str, str]) -> str:
 
 
 def _glance_cell(cell: Cell, marks: dict[str, str]) -> str:
-    paper = f"({number(cell.paper)})" if cell.paper is not None else ""
-    return f"{number(cell.measured)} {paper}".strip() + marks.get(cell.note, "")
+    paper = f"({published(cell.paper)})" if cell.paper is not None else ""
+    return f"{number(cell.measured, unit=cell.unit)} {paper}".strip() + marks.get(cell.note, "")
 
 
 def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
@@ -175,10 +199,10 @@ def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
     rows = [
         [
             escape(cell.row),
-            _with_std(cell.paper, cell.paper_std) + marks.get(cell.note, ""),
-            _with_std(cell.measured, cell.std),
-            number(cell.difference, signed=True),
-            span(cell.low, cell.high),
+            _with_std(published(cell.paper), published(cell.paper_std)) + marks.get(cell.note, ""),
+            _with_std(number(cell.measured, unit=cell.unit), number(cell.std, unit=cell.unit)),
+            number(cell.difference, signed=True, unit=cell.unit),
+            span(cell.low, cell.high, unit=cell.unit),
             "" if cell.n is None else str(cell.n),
         ]
         for cell in cells
@@ -187,15 +211,16 @@ def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
 
 
 def _console_cell(cell: Cell) -> Text:
-    paper = f" ({number(cell.paper)})" if cell.paper is not None else ""
-    text = Text(number(cell.measured), style="bold").append(paper, style="not bold dim")
+    paper = f" ({published(cell.paper)})" if cell.paper is not None else ""
+    text = Text(number(cell.measured, unit=cell.unit), style="bold").append(paper, style="not bold dim")
     if cell.low is None or cell.high is None:
         return text
-    return text.append(f"\n{number(cell.low)}\N{EN DASH}{number(cell.high)}", style="not bold dim")
+    low, high = (number(end, unit=cell.unit) for end in (cell.low, cell.high))
+    return text.append(f"\n{low}\N{EN DASH}{high}", style="not bold dim")
 
 
-def _with_std(value: float | None, std: float | None) -> str:
-    return number(value) if value is None or std is None else f"{number(value)} ± {number(std)}"
+def _with_std(value: str, std: str) -> str:
+    return f"{value} ± {std}" if value and std else value
 
 
 def _csv_value(value: object) -> object:

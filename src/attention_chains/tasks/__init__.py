@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from attention_chains.config import ConfigError, RunConfig
 from attention_chains.models import AssetError
-from attention_chains.tasks.runner import Outcome, Task, run_task
-from attention_chains.tasks.segmentation import Segmentation
+from attention_chains.tasks.runner import Outcome, Task, read_outcome, run_task
 
-TASKS = {"segmentation": Segmentation}
+TASKS = {"segmentation": "Segmentation", "masking": "Masking", "probing": "Probing"}  # by the module that holds it
 
-__all__ = ["TASKS", "Outcome", "Task", "build", "run"]
+__all__ = ["TASKS", "Finished", "Outcome", "Task", "build", "recorded", "run", "run_all"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one configuration gave: an outcome for each of its seeds."""
+
+    config: RunConfig
+    outcomes: list[Outcome]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample of every seed is measured or skipped."""
+        return all(outcome.complete for outcome in self.outcomes)
 
 
 def build(config: RunConfig) -> Task:
@@ -22,9 +36,10 @@ def build(config: RunConfig) -> Task:
     ConfigError
         There is no such task.
     """
-    if config.task.name not in TASKS:
-        raise ConfigError(f"There is no task '{config.task.name}': choose one of {', '.join(TASKS)}.")
-    return TASKS[config.task.name](config)
+    name = config.task.name
+    if name not in TASKS:
+        raise ConfigError(f"There is no task '{name}': choose one of {', '.join(TASKS)}.")
+    return getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])(config)
 
 
 def run(task: Task, config: RunConfig) -> list[Outcome]:
@@ -35,7 +50,41 @@ def run(task: Task, config: RunConfig) -> list[Outcome]:
     AssetError
         Something is missing: all of it, a line each, before anything is run.
     """
-    missing = task.missing()
+    _refuse_missing([task])
+    return _outcomes(task, config)
+
+
+def run_all(configs: Sequence[RunConfig]) -> list[Finished]:
+    """Run several configurations (models, tasks) in turn; a model leaves the memory before the next one comes.
+
+    Raises
+    ------
+    AssetError
+        Something is missing for one of them: all of it for all of them, a line each, before anything is run.
+    """
+    _refuse_missing([build(config) for config in configs])
+    return [Finished(config, _outcomes(build(config), config)) for config in configs]
+
+
+def recorded(config: RunConfig) -> Finished | None:
+    """What earlier runs of a configuration left, if that is all of it; nothing is computed."""
+    task = build(config)
+    if task.missing():
+        return None
+    outcomes = [read_outcome(task, each) for each in _seeds(config)]
+    whole = all(outcome is not None and outcome.complete for outcome in outcomes)
+    return Finished(config, outcomes) if whole else None
+
+
+def _outcomes(task: Task, config: RunConfig) -> list[Outcome]:
+    return [run_task(task, each) for each in _seeds(config)]
+
+
+def _seeds(config: RunConfig) -> list[RunConfig]:
+    return [replace(config, seed=config.seed + i, repeats=1) for i in range(config.repeats)]
+
+
+def _refuse_missing(tasks: Sequence[Task]) -> None:
+    missing = dict.fromkeys(sentence for task in tasks for sentence in task.missing())
     if missing:
         raise AssetError("\n".join(missing))
-    return [run_task(task, replace(config, seed=config.seed + i, repeats=1)) for i in range(config.repeats)]

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from attention_chains.config import RunConfig, identity
 from attention_chains.data.errors import DataError
-from attention_chains.data.sample import Sample
 from attention_chains.records import RunIdentity, Shard, ShardStore, open_shard, read_run, run_folder
 from attention_chains.tracking import open_tracker
 
@@ -31,10 +30,10 @@ class Task(Protocol):
     def weights(self) -> str:
         """Hash of the weights, without loading them."""
 
-    def check(self, sample: Sample) -> None:
+    def check(self, sample: Any) -> None:
         """Raise DataError for a sample that the task cannot use; loads the model when first called."""
 
-    def measure(self, samples: Sequence[Sample], seed: int) -> list[Mapping[str, Any]]:
+    def measure(self, samples: Sequence[Any], seed: int) -> list[Mapping[str, Any]]:
         """Statistics of every sample; loads the model when first called."""
 
     def running(self, records: Sequence[Record]) -> dict[str, float]:
@@ -50,7 +49,7 @@ class Outcome:
     folder : Path
         The run's folder under results/runs/.
     seed : int
-        Seed of the noise.
+        Seed of the noise and of every other random choice.
     records : list of dict
         The measured samples so far, of all shards.
     skipped : int
@@ -82,21 +81,42 @@ def run_task(task: Task, config: RunConfig) -> Outcome:
         The results folder cannot be written, or another process has this shard.
     """
     dataset = task.dataset()
-    what = RunIdentity(identity(config), config.task.reading, task.weights(), dataset.fingerprint)
-    folder = run_folder(config.out, config.task.name, config.model.name, what)
+    what, folder = _place(task, config)
     shard = Shard(config.shard.index, config.shard.count)
     with open_shard(folder, what, shard) as store:
         todo = [i for i, name in enumerate(dataset.ids) if shard.owns(i) and name not in store.finished]
         if todo:
             _work(task, dataset, todo, store, config, folder / "tracking" / shard.name)
+    outcome = _outcome(folder, config, len(dataset))
+    if outcome.skipped and not config.data.skip_bad:
+        raise DataError(
+            f"{outcome.skipped} samples were left out with data.skip_bad=true when {folder} was made: say so again, or "
+            "delete that folder."
+        )
+    return outcome
+
+
+def read_outcome(task: Task, config: RunConfig) -> Outcome | None:
+    """What is recorded of one task with one seed; None where nothing is.
+
+    Raises
+    ------
+    RecordError
+        A record is corrupt.
+    """
+    _, folder = _place(task, config)
+    return _outcome(folder, config, len(task.dataset())) if folder.exists() else None
+
+
+def _place(task: Task, config: RunConfig) -> tuple[RunIdentity, Path]:
+    what = RunIdentity(identity(config), config.task.reading, task.weights(), task.dataset().fingerprint)
+    return what, run_folder(config.out, config.task.name, config.model.name, what)
+
+
+def _outcome(folder: Path, config: RunConfig, total: int) -> Outcome:
     records = read_run(folder)
     measured = [record for record in records if "skipped" not in record]
-    if len(measured) < len(records) and not config.data.skip_bad:
-        raise DataError(
-            f"{len(records) - len(measured)} samples were left out with data.skip_bad=true when {folder} was made: say "
-            "so again, or delete that folder."
-        )
-    return Outcome(folder, config.seed, measured, len(records) - len(measured), len(dataset))
+    return Outcome(folder, config.seed, measured, len(records) - len(measured), total)
 
 
 def _work(task: Task, dataset: Any, todo: Sequence[int], store: ShardStore, config: RunConfig, folder: Path) -> None:
@@ -105,9 +125,8 @@ def _work(task: Task, dataset: Any, todo: Sequence[int], store: ShardStore, conf
     tracker = open_tracker(**logger, folder=folder, run_name=folder.parent.parent.name, config=identity(config))
     done: list[Record] = []
     try:
-        with tqdm(
-            total=len(todo), desc=f"{config.task.name} (seed {config.seed})", unit="sample", smoothing=0.1
-        ) as bar:
+        what = f"{config.task.name} {config.model.name} (seed {config.seed})"
+        with tqdm(total=len(todo), desc=what, unit="sample", smoothing=0.1) as bar:
             for batch in _batches(todo, config.batch_size):
                 samples = [dataset[index] for index in batch]
                 measured = task.measure(samples, config.seed)
@@ -116,7 +135,7 @@ def _work(task: Task, dataset: Any, todo: Sequence[int], store: ShardStore, conf
                     store.append(done[-1])
                 running = task.running(done)
                 tracker.log({**running, "samples": len(store.finished)}, step=len(store.finished))
-                bar.set_postfix({name: f"{value:.1f}" for name, value in running.items()}, refresh=False)
+                bar.set_postfix({name: f"{value:.3g}" for name, value in running.items()}, refresh=False)
                 bar.update(len(batch))
     finally:
         tracker.finish()
