@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64 at a time
+CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64, or multiplied, at a time
+BEYOND = 6 * 2**20  # entries of a matrix that are more than a CPU's caches keep
 
 
 class Operator(Protocol):
@@ -122,11 +123,23 @@ def rows_times(state: Tensor, matrix: Tensor) -> Tensor:
     """Return v A for states (..., *batch, n) and matrices (*batch, n, m), never repeating a matrix per state."""
     extra = state.ndim + 1 - matrix.ndim
     if extra == 1 and matrix.ndim == 2:
-        return matmul(state, matrix)
+        return _few_rows_times(state, matrix)
     if extra <= 0:
         return matmul(state.unsqueeze(-2), matrix).squeeze(-2)
     rows = state.flatten(0, extra - 1).movedim(0, -2)  # (*batch, states, n)
     return matmul(rows, matrix).movedim(-2, 0).unflatten(0, state.shape[:extra])
+
+
+def _few_rows_times(state: Tensor, matrix: Tensor) -> Tensor:
+    """Return v A for states (states, n). A CPU reads a matrix anew for each of two or three; here its cache serves."""
+    large = matrix.device.type == "cpu" and matrix.numel() > BEYOND and 1 < len(state) < 4
+    if not large or (torch.is_grad_enabled() and (state.requires_grad or matrix.requires_grad)):
+        return matmul(state, matrix)
+    total = state.new_zeros(len(state), matrix.shape[1])
+    with torch.autocast("cpu", enabled=False):
+        for rows in row_chunks(matrix):
+            total.addmm_(state[:, rows], matrix[rows])
+    return total
 
 
 @dataclass(eq=False)

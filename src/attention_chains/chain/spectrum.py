@@ -21,6 +21,7 @@ CHEAP, LAP = (
     512,
     10,
 )  # tokens up to which some bounces cost less than a look; then all chains are looked at in such laps
+DEAR = 2048  # tokens from which any bounce costs more than a look
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
 
@@ -205,7 +206,8 @@ def _next_look(ratio: Tensor, krylov: Krylov, tol: float) -> Tensor:
     """
     ratio = ratio.clamp(1 + tol, 1 / tol)
     pace = (1 / _goal(tol) / ratio).log() / krylov.passes
-    due = krylov.passes + (ratio.log() / pace).clamp(2 * krylov.block, LONGEST_WAIT).long()
+    shortest = krylov.block * (1 if krylov.n >= DEAR else 2)
+    due = krylov.passes + (ratio.log() / pace).clamp(shortest, LONGEST_WAIT).long()
     return (due + LAP - 1) // LAP * LAP if krylov.n < CHEAP else due
 
 
