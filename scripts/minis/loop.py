@@ -79,9 +79,10 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for what it is made for: matrices between hidden layers, no embeddings, no output."""
-    hidden = [p for name, p in model.named_parameters() if recipe.muon and _is_hidden_matrix(name, p)]
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]  # a teacher's are not
+    hidden = [p for name, p in learned if recipe.muon and _is_hidden_matrix(name, p)]
     known = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in known]
+    rest = [p for _, p in learned if id(p) not in known]
     adamw = torch.optim.AdamW(rest, recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if not hidden:
         return [adamw]
@@ -90,7 +91,7 @@ def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and not any(part in name for part in ("embed", "norm", "shared", "proj_out"))
+    return parameter.ndim == 2 and not any(part in name for part in ("embed", "norm", "shared", "proj_out", "head."))
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
