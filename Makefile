@@ -72,7 +72,7 @@ fig9: $(STAMP) ## Regenerate Figure 9, masking budgets of the heads, into result
 	$(RUN) experiment=fig9 $(ARGS)
 
 minis: $(STAMP) ## Train the miniatures again; an interrupted training goes on
-	$(BIN)/python scripts/train_minis.py flux $(ARGS)
+	@for name in flux vit clip dinov1 dinov2; do $(BIN)/python scripts/train_minis.py $$name $(ARGS) || exit 1; done
 
 bench: $(STAMP) ## Measure the chain core beside what else there is; some minutes, on an idle machine
 	@$(BIN)/python -c 'import fast_pagerank, networkx, sknetwork' 2>/dev/null || { \

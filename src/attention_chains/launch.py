@@ -102,6 +102,11 @@ def runs_of(asked: RunConfig, overrides: Sequence[str]) -> tuple[list[RunConfig]
     runs = {name: _resolved([*rest, f"model={name}"]) for name in asked.models[asked.scale]}
     if not chosen:
         return list(runs.values()), []
+    if asked.model.name not in runs:
+        raise ConfigError(
+            f"model={asked.model.name} is none of the models of experiment={asked.experiment} at scale={asked.scale}, "
+            f"which are {', '.join(runs)}: choose one of these, or leave the experiment out."
+        )
     return [asked], [run for name, run in runs.items() if name != asked.model.name]
 
 

@@ -91,7 +91,9 @@ def test_columns_and_rows(attention, chains):
         torch.testing.assert_close(rank(name, attention), scores[..., -PATCHES:], atol=1e-14, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("grid", "center"), [((30, 30), 465), ((14, 14), 105), ((3, 3), 5), ((4, 6), 15)])
+@pytest.mark.parametrize(
+    ("grid", "center"), [((30, 30), 465), ((14, 14), 105), ((3, 3), 4), ((7, 7), 24), ((4, 6), 15)]
+)
 def test_the_centre_is_the_official_index(grid, center):
     assert PatchAttention(torch.zeros(1, 1, 1, 1), 0, grid).center == center
 

@@ -17,10 +17,8 @@ ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
 MARGIN = 0.1  # share of the tolerance to stop at: about to converge to the third eigenvalue, most bases show the second
 SETTLED = 5e-6  # relative error that is small enough to stop at whatever the margin: float32 gives little better
 FIRST_LOOK, LONGEST_WAIT = 12, 16  # vectors in a basis when it is first looked at; and to bounce at most between looks
-CHEAP, LAP = (
-    512,
-    10,
-)  # tokens up to which some bounces cost less than a look; then all chains are looked at in such laps
+CHEAP = 512  # tokens up to which some bounces cost less than a look
+LAP = 10  # vectors between looks at such chains, at all of them at once
 DEAR = 2048  # tokens from which any bounce costs more than a look
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 

@@ -19,6 +19,12 @@ from attention_chains.config.signatures import keys_of
 LIMITS = {"low": operator.ge, "above": operator.gt, "high": operator.le}  # false for NaN, all three
 ONE_BOUNCE = {"row_select": "incoming", "column_select": "outgoing"}
 TASK_KEYS = {"masking": ("blocks", "budget"), "probing": ("heads",)}  # of a method, but used by the task itself
+VISION = ("vit", "clip", "dinov1", "dinov2")
+TAKES = {  # model families and data sets
+    "segmentation": (("flux",), ("digit_scenes", "imagenet_segmentation")),
+    "masking": (VISION, ("digit_classes", "imagenet", "imagenette")),
+    "probing": (VISION, ("digit_classes", "imagenette")),
+}
 PROMPT_FIELDS = {"word", "caption"}
 
 
@@ -76,6 +82,7 @@ def check(run: RunConfig) -> None:
     _check_models(run)
     for path, method in {"method": run.method, **{f"methods.{k}": v for k, v in run.methods.items()}}.items():
         _check_bounces(path, method)
+        _check_teleport(path, method)
         _check_taken(path, method, run.task.name)
         _check_heads(path, method, run.task.name)
 
@@ -85,7 +92,8 @@ def _check_value(path: str, value: Any, rules: Mapping[str, Any]) -> None:
     if choices and value not in choices:
         raise ConfigError(f"{path} cannot be '{value}'; it is one of {', '.join(choices)}.")
     if "pattern" in rules and not re.fullmatch(rules["pattern"], value):
-        raise ConfigError(f"{path} cannot be '{value}'; it is one of {rules['meaning']}.")
+        form = rules.get("form", f"one of {rules['meaning']}")
+        raise ConfigError(f"{path} cannot be '{value}'; it is {form}.")
     if not all(holds(value, rules[rule]) for rule, holds in LIMITS.items() if rule in rules):
         raise ConfigError(f"{path} is {value}, but it must be {_limits(rules)} ({rules['meaning']}).")
 
@@ -93,6 +101,35 @@ def _check_value(path: str, value: Any, rules: Mapping[str, Any]) -> None:
 def _limits(rules: Mapping[str, Any]) -> str:
     words = {"low": "at least", "above": "above", "high": "at most"}
     return " and ".join(f"{word} {rules[rule]}" for rule, word in words.items() if rule in rules)
+
+
+def check_fits(run: RunConfig) -> None:
+    """Check that a task is asked for a model and data that it takes.
+
+    Raises
+    ------
+    ConfigError
+        Names what does not fit, and what would.
+    """
+    families, datasets = TAKES.get(run.task.name, ((run.model.family,), (run.data.name,)))
+    if run.model.family not in families:
+        raise ConfigError(
+            f"task={run.task.name} cannot be run with model={run.model.name}, which is of the family "
+            f"{run.model.family}; it takes {', '.join(families)}."
+        )
+    known = {name for _, names in TAKES.values() for name in names}
+    if run.data.name in known - set(datasets):
+        raise ConfigError(
+            f"task={run.task.name} cannot be run on data={run.data.name}; it takes {', '.join(datasets)}."
+        )
+
+
+def _check_teleport(path: str, method: MethodConfig) -> None:
+    if method.power is not None and method.alpha is not None:
+        raise ConfigError(
+            f"{path}.alpha={method.alpha:g} would change nothing, because {path}.power={method.power} bounces without "
+            f"teleport; set {path}.power=null, or leave alpha out."
+        )
 
 
 def _check_shard(run: RunConfig) -> None:

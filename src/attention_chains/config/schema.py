@@ -1,9 +1,9 @@
 """Every key that can be configured: its type, its meaning, the values it may take. The values are chosen in configs/.
 
 A field carries metadata: `meaning` (shown by --help; empty where the group says it), `choices`, `low`, `above`, `high`
-(limits, `above` excluded), `pattern` (a regular expression), `printed` (its name in a table, where that is shorter),
-`flat` for a mapping whose entries hold no keys, and `identity=False` for a key that does not decide the numbers of a
-run.
+(limits, `above` excluded), `pattern` (a regular expression) and `form` (the same in words), `printed` (its name in a
+table, where that is shorter), `flat` for a mapping whose entries hold no keys, and `identity=False` for a key that does
+not decide the numbers of a run.
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ class Checkpoint:
     )
     head: str | None = key("file or URL of a linear classifier beside the weights", None, identity=False)
     head_sha256: str | None = key(
-        "SHA-256 of that file, which a URL needs", None, pattern=r"[0-9a-f]{64}", identity=False
+        "SHA-256 of that file, which a URL needs",
+        None,
+        pattern=r"[0-9a-f]{64}",
+        form="64 lower-case hexadecimal digits",
+        identity=False,
     )
     classes: str | None = key(
         "names of the classes: imagenet, digits, or a file with one a line; null is the model's own",
@@ -128,7 +132,7 @@ class MethodConfig:
     stream: str | None = key("blocks whose attention is read", None, choices=("dual", "single"))
     blocks: int | None = key("masked blocks, from the input side; null is the first half", None, low=0)
     budget: str | None = key(
-        "share of each head in the masked tokens; null is uniform", None, choices=("uniform", "random", "lambda2")
+        "how heads share the masked tokens; null: each masks as many", None, choices=("uniform", "random", "lambda2")
     )
 
 

@@ -20,6 +20,8 @@ from attention_chains.models.errors import AssetError
 
 _SECONDS = 20  # for a server to answer
 
+_NOT_A_HEAD = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)  # what a broken file raises
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -57,6 +59,8 @@ def load_head(head: str, sha256: str | None, prefix: str, width: int, device: to
     if absent:
         raise AssetError(f"The head {head} has no '{prefix}{absent[0]}': model.head must be a head of this family.")
     weight, bias = (tensors[f"{prefix}{name}"].to(device, torch.float32) for name in ("weight", "bias"))
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise AssetError(f"The head {head} holds NaN or infinite weights: fetch it again, or set another one.")
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
         raise AssetError(
             f"The head {head} has a weight {tuple(weight.shape)} and a bias {tuple(bias.shape)}, which are no linear "
@@ -186,7 +190,7 @@ def _tensors(head: str, path: Path) -> dict[str, Tensor]:
     read: Callable = load_file if path.suffix == ".safetensors" else _load_pickled
     try:
         tensors = read(path)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, SafetensorError, pickle.UnpicklingError, *_NOT_A_HEAD) as error:
         raise AssetError(
             f"The head {head} cannot be read safely ({first_line(error)}): fetch it again, or set another one."
         ) from error

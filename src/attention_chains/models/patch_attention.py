@@ -63,8 +63,9 @@ class PatchAttention:
 
     @property
     def center(self) -> int:
-        """Flat index of the central patch among the patches: of N x N, N*N//2 + N//2 (protocol 4.3)."""
-        return self.patches // 2 + self.grid[1] // 2
+        """Flat index of the central patch among the patches: of N x N with N even, N*N//2 + N//2 (protocol 4.3)."""
+        rows, columns = self.grid
+        return rows // 2 * columns + columns // 2
 
     @cached_property
     def full(self) -> Tensor:

@@ -32,8 +32,7 @@ _PRINTED_AS_MIOU = (
 )
 _NOT_THE_PAPER = (
     "**{scale}**: these are measurements of a small model on small pictures, and not to be compared cell by cell with "
-    "the paper's "
-    "numbers, which stand beside them for orientation."
+    "the paper's numbers, which are for orientation."
 )
 _THE_PAPER = (
     "**paper**: measured with the paper's checkpoints and data, as far as they are published (the notes say where they "

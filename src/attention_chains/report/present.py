@@ -16,7 +16,7 @@ from attention_chains.report.experiment import Experiment
 from attention_chains.report.measurement import Run, metrics_of
 from attention_chains.report.panels import draw_examples
 from attention_chains.report.significance import TestDefinition, console_tests, read_tests, render_tests
-from attention_chains.report.table import console_table
+from attention_chains.report.table import console_table, write_texts
 from attention_chains.tasks import Finished
 
 WIDTH = 120  # of tables written to a file or a pipe, where there is no terminal to fit into
@@ -160,12 +160,21 @@ def _present_table(shown: Shown, experiment: Experiment) -> dict[str, float]:
     return {cell.column: cell.measured for cell in cells if cell.row == cells[-1].row and cell.measured is not None}
 
 
+def _list_images(shown: Shown, folder: Path) -> list[Path]:
+    """Say which images of a data set were taken: images.txt, an id a line. Generated ones are known by their seed."""
+    if shown.asked.data.path is None:
+        return []
+    ids = {record["id"] for records in shown.runs.values() for record in records}
+    return write_texts(folder, {"images.txt": "".join(f"{name}\n" for name in sorted(ids))})
+
+
 def _write_table(shown: Shown, experiment: Experiment, reading: str) -> None:
     asked, panels = shown.asked, experiment.definition.panels
     pictures = []
     if panels is not None:
         pictures = [shown.results / experiment.name / asked.scale / "figure.png"]
         draw_examples(tasks.build(asked), panels, asked.scale, asked.seed, pictures[0])
+    listed = _list_images(shown, shown.results / experiment.name / asked.scale)
     _, paths = experiment.render(
         shown.runs,
         shown.results,
@@ -176,7 +185,7 @@ def _write_table(shown: Shown, experiment: Experiment, reading: str) -> None:
         shown.skipped,
         [picture.name for picture in pictures],
     )
-    shown.say_written([*paths, *pictures])
+    shown.say_written([*paths, *pictures, *listed])
 
 
 def _present_tests(shown: Shown, name: str, definition: TestDefinition) -> dict[str, float]:

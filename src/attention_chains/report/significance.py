@@ -112,7 +112,8 @@ class Tested:
             return "not measured"
         if self.pairs.p < LEVEL:
             return "greater"
-        return "not shown" if 0.5**self.pairs.n < LEVEL else f"n = {self.pairs.n} cannot show it"
+        unequal = self.pairs.n - self.pairs.equal
+        return "not shown" if 0.5**unequal < LEVEL else f"n = {unequal} cannot show it"
 
 
 def read_tests(path: Path) -> TestDefinition:

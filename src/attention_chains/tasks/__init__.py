@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from attention_chains.config import ConfigError, RunConfig
+from attention_chains.config.checks import check_fits
 from attention_chains.models import AssetError
 from attention_chains.tasks.runner import Outcome, Task, read_outcome, run_task
 
@@ -34,11 +35,12 @@ def build(config: RunConfig) -> Task:
     Raises
     ------
     ConfigError
-        There is no such task.
+        There is no such task, or it takes neither this model nor this data.
     """
     name = config.task.name
     if name not in TASKS:
         raise ConfigError(f"There is no task '{name}': choose one of {', '.join(TASKS)}.")
+    check_fits(config)
     return getattr(importlib.import_module(f"{__name__}.{name}"), TASKS[name])(config)
 
 

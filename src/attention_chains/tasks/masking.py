@@ -15,6 +15,7 @@ from attention_chains.config import ConfigError, MethodConfig, RunConfig
 from attention_chains.data.errors import DataError
 from attention_chains.data.labelled import Labelled
 from attention_chains.metrics.masking import row, summarise
+from attention_chains.models.errors import AssetError
 from attention_chains.models.vision import Vision
 from attention_chains.tasks.datasets import missing_data, open_dataset
 from attention_chains.tasks.device import DTYPES, choose_device
@@ -68,18 +69,28 @@ class Masking:
         DataError
             Its class is none of the classifier's, or its image cannot be preprocessed.
         """
-        if sample.label >= self._model.classes:
-            raise DataError(
-                f"Sample '{sample.id}' is of class {sample.label} ('{sample.class_name}'), but the classifier of "
-                f"{self.config.model.name} has the classes 0 to {self._model.classes - 1}: choose data of its classes."
+        classes = len(self._dataset.classes)
+        if classes != self._model.classes:
+            raise ConfigError(
+                f"data={self.config.data.name} has {classes} classes, but the classifier of {self.config.model.name} "
+                f"has {self._model.classes}: choose data of its classes."
             )
-        self._model.pixels([sample.image])
+        try:
+            self._model.pixels([sample.image])
+        except DataError as error:
+            raise DataError(f"Sample '{sample.id}': {error}") from error
 
     def measure(self, samples: Sequence[Labelled], seed: int) -> list[Mapping[str, Any]]:
         """Right answers to every image at every fraction: {"stats": {label: {"correct": [0 or 1, ...]}}}."""
         labels = torch.tensor([sample.label for sample in samples], device=self.device)
         batch = Batch(self._model.pixels([sample.image for sample in samples]), [sample.id for sample in samples], seed)
-        right = {label: (logits.argmax(-1) == labels).int() for label, logits in self._logits(batch).items()}
+        found = self._logits(batch)
+        if not torch.stack([logits.isfinite().all() for logits in found.values()]).all():
+            raise AssetError(
+                f"{self.config.model.name} gives NaN or infinite class scores in {self.config.model.dtype}: repair its "
+                "weights, or set model.dtype=float32."
+            )
+        right = {label: (logits.argmax(-1) == labels).int() for label, logits in found.items()}
         correct = {label: each.T.tolist() for label, each in right.items()}  # (B, F)
         return [
             {"stats": {label: {"correct": each[i]} for label, each in correct.items()}} for i in range(len(samples))

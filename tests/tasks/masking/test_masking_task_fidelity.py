@@ -10,10 +10,9 @@ from masked_models import CLASSES, timm_vision
 
 from attention_chains import methods, models, tasks
 from attention_chains.config import ConfigError
-from attention_chains.data.errors import DataError
-from attention_chains.data.labelled import Labelled
 from attention_chains.methods import MethodError
 from attention_chains.metrics.masking import row, summarise
+from attention_chains.models import AssetError
 from attention_chains.tasks.masked_pass import Batch, Strategy, masked_logits
 from attention_chains.tasks.masking import Masking
 
@@ -154,9 +153,18 @@ def test_a_model_without_a_classifier_is_refused(vision, config):
         run(config())
 
 
-def test_a_class_that_the_classifier_has_not_is_a_bad_sample(vision, config):
+def test_data_of_other_classes_than_the_classifier_is_refused(vision, config):
     task = Masking(config())
-    image = task.dataset()[0].image
-    task.check(Labelled("a", image, CLASSES - 1, "nine"))
-    with pytest.raises(DataError, match=r"class 10 \('ten'\), but the classifier of vit has the classes 0 to 9"):
-        task.check(Labelled("b", image, CLASSES, "ten"))
+    sample = task.dataset()[0]
+    task.check(sample)
+    vision.classes = CLASSES - 1
+    with pytest.raises(ConfigError, match=f"has 10 classes, but the classifier of vit has {CLASSES - 1}: choose data"):
+        task.check(sample)
+
+
+def test_scores_that_are_no_numbers_stop_the_run(vision, config, monkeypatch):
+    task = Masking(config())
+    nothing = torch.full((1, CLASSES), torch.nan)
+    monkeypatch.setattr(task, "_logits", lambda batch: {"a": nothing[None]})
+    with pytest.raises(AssetError, match="vit gives NaN or infinite class scores in float32"):
+        task.measure([task.dataset()[0]], seed=0)

@@ -134,7 +134,8 @@ def test_what_is_missing_is_told_before_anything_is_run(probe):
 
 
 def test_a_data_set_without_training_images_is_refused(probing, probe):
-    assert "has no training images" in refusal(ConfigError, lambda: probe("data=imagenet", "data.path=/tmp"))
+    sentence = refusal(ConfigError, lambda: probe("data=imagenet", "data.path=/tmp"))
+    assert sentence == "task=probing cannot be run on data=imagenet; it takes digit_classes, imagenette."
 
 
 def test_classifiers_that_cannot_be_read_are_told(probe):
