@@ -129,6 +129,8 @@ class Brightness:
     def measure(self, samples, seed):
         return [{"stats": {"mean": {"label": sample.label, "mean": float(sample.image.mean())}}} for sample in samples]
 
+    def prepare(self): ...
+
     def running(self, records):
         return {}
 

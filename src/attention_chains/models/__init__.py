@@ -46,7 +46,8 @@ def missing(model: Any, device: torch.device) -> list[str]:
         Where the model is to run.
     """
     found = assets.missing(model.source, model.revision, device, model.memory_gb, model.disk_gb, _layout(model.family))
-    return found if model.head is None else [*found, *missing_head(model.head, model.head_sha256)]
+    head = [] if model.head is None else missing_head(model.head, model.head_sha256)
+    return [*_missing_pin(model), *found, *head]
 
 
 def weights_digest(model: Any) -> str:
@@ -68,6 +69,15 @@ def weights_digest(model: Any) -> str:
     if model.classes is not None:
         lines += class_names(model.classes)
     return lines[0] if len(lines) == 1 else hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _missing_pin(model: Any) -> list[str]:
+    if model.revision is not None or not assets.is_repository(model.source):
+        return []
+    return [
+        f"model={model.name} has no commit of {model.source} to load, and another day's weights may be others: set "
+        "model.revision to one from the repository's history."
+    ]
 
 
 def _layout(family: str) -> Layout:

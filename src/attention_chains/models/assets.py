@@ -36,7 +36,7 @@ def local_folder(source: str, revision: str | None = None, layout: Layout = PIPE
     """
     if source.startswith("bundled:"):
         return _existing(BUNDLED / source.removeprefix("bundled:"), layout)
-    if not _is_repository(source):
+    if not is_repository(source):
         return _existing(Path(source), layout)
     cached = _cached(source, revision, layout)
     if cached is not None:
@@ -81,7 +81,7 @@ def missing(
 
 
 def _missing_files(source: str, revision: str | None, disk_gb: float | None, layout: Layout) -> list[str]:
-    if source.startswith("bundled:") or not _is_repository(source):
+    if source.startswith("bundled:") or not is_repository(source):
         try:
             local_folder(source, layout=layout)
         except AssetError as error:
@@ -127,7 +127,7 @@ def _missing_memory(source: str, device: torch.device, memory_gb: float | None) 
     return [f"{source} needs {memory_gb:.0f} GB of memory and {where} has {free / 1e9:.0f} GB free: use a larger one."]
 
 
-def _is_repository(source: str) -> bool:
+def is_repository(source: str) -> bool:
     """Whether `source` is "owner/name" and no folder."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not Path(source).exists()
 

@@ -61,6 +61,9 @@ class Masking:
         """Hash of the model's weight files."""
         return self._weights
 
+    def prepare(self) -> None:
+        """All that can be wrong is a sample's own."""
+
     def check(self, sample: Labelled) -> None:
         """Hold the sample against the model.
 

@@ -116,15 +116,30 @@ class Probing:
         """Hash of the model's weight files, without a classifier."""
         return self._weights
 
-    def check(self, sample: EvaluationImage) -> None:
-        """Read the image, unless its features are there; with the first image, all training images likewise.
+    def prepare(self) -> None:
+        """Read all training images, unless their features are there.
 
         Raises
         ------
         DataError
-            It cannot be read; or training images cannot be, and are not to be skipped.
+            Some cannot be read, and are not to be skipped.
         """
-        self._check_training()
+        bad = self._unreadable
+        if bad and not self.config.data.skip_bad:
+            shown = "\n".join(islice(bad, 10))
+            raise DataError(
+                f"{len(bad)} of {len(self._training.dataset)} training images cannot be used; repair them, or leave "
+                f"them out with data.skip_bad=true:\n{shown}"
+            )
+
+    def check(self, sample: EvaluationImage) -> None:
+        """Read the image, unless its features are there.
+
+        Raises
+        ------
+        DataError
+            It cannot be read.
+        """
         self._evaluation.check(sample.index, self._needed, lambda: self._vision)
 
     def measure(self, samples: Sequence[EvaluationImage], seed: int) -> list[Mapping[str, Any]]:
@@ -207,15 +222,6 @@ class Probing:
     def _width(self, features: Features) -> tuple[int, int]:
         layers, maps, patches = features.shape
         return (layers, maps * patches) if self._by_layer else (1, layers * maps * patches)
-
-    def _check_training(self) -> None:
-        bad = self._unreadable
-        if bad and not self.config.data.skip_bad:
-            shown = "\n".join(islice(bad, 10))
-            raise DataError(
-                f"{len(bad)} of {len(self._training.dataset)} training images cannot be used; repair them, or leave "
-                f"them out with data.skip_bad=true:\n{shown}"
-            )
 
     def _missing_training(self) -> list[str]:
         try:

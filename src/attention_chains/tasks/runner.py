@@ -30,6 +30,9 @@ class Task(Protocol):
     def weights(self) -> str:
         """Hash of the weights, without loading them."""
 
+    def prepare(self) -> None:
+        """Raise DataError for what concerns all samples, before the first of them is checked."""
+
     def check(self, sample: Any) -> None:
         """Raise DataError for a sample that the task cannot use; loads the model when first called."""
 
@@ -120,6 +123,7 @@ def _outcome(folder: Path, config: RunConfig, total: int) -> Outcome:
 
 
 def _work(task: Task, dataset: Any, todo: Sequence[int], store: ShardStore, config: RunConfig, folder: Path) -> None:
+    task.prepare()
     todo = _without_bad(task, dataset, todo, store, config.data.skip_bad)
     logger = asdict(config.logger)
     tracker = open_tracker(**logger, folder=folder, run_name=folder.parent.parent.name, config=identity(config))

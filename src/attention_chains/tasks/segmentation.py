@@ -72,6 +72,9 @@ class Segmentation:
         start = torch.nn.functional.pad(text, (0, attention.grid[0] * attention.grid[1]))
         return {label: attention.image_map(scores(attention, start)) for label, scores in self._methods.items()}
 
+    def prepare(self) -> None:
+        """All that can be wrong is a sample's own."""
+
     def check(self, sample: Sample) -> None:
         """Find the sample's word among the model's tokens.
 

@@ -82,6 +82,7 @@ def test_a_head_without_a_hash_is_missing_before_anything_runs(name, monkeypatch
     paper = VISION[name]["at"]["paper"]
     monkeypatch.setattr(models.assets, "missing", lambda *_: ["The weights."])
     model = ModelConfig(name=name, family=VISION[name]["family"], at={}, **vars(Checkpoint(**paper)))
-    weights, head = models.missing(model, torch.device("cpu"))
+    *pin, weights, head = models.missing(model, torch.device("cpu"))
     assert weights == "The weights."
+    assert bool(pin) == (paper.get("revision") is None) and all("set model.revision" in sentence for sentence in pin)
     assert head.startswith(f"The SHA-256 of {paper['head']} is not known") and "model.head_sha256" in head

@@ -47,9 +47,8 @@ def broken(monkeypatch):
 def test_unreadable_training_images_are_all_listed_before_any_features_are_made(probe, broken, tmp_path):
     broken("train-0-00003", "train-0-00017", "test-0-00001")
     first, *listed = refusal(DataError, probe).splitlines()
-    assert first.startswith("7 of 7 samples cannot be used")
-    assert "2 of 30 training images cannot be used" in listed[0] and "data.skip_bad=true" in listed[0]
-    assert listed[1:3] == ["Sample 'train-0-00003' does not decode.", "Sample 'train-0-00017' does not decode."]
+    assert first.startswith("2 of 30 training images cannot be used") and "data.skip_bad=true" in first
+    assert listed == ["Sample 'train-0-00003' does not decode.", "Sample 'train-0-00017' does not decode."]
     assert not list((tmp_path / "results").rglob("*.npy"))
 
 
