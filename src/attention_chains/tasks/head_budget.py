@@ -10,6 +10,7 @@ from torch import Tensor
 from attention_chains.models.patch_attention import PatchAttention
 
 BUDGETS = ("uniform", "random", "lambda2")
+NO_WEIGHT = 1e-9  # of the heaviest head: what is lighter counts as this
 
 
 def head_weights(budget: str, attention: PatchAttention, seeds: Sequence[int]) -> Tensor:
@@ -43,7 +44,8 @@ def split(total: Tensor, weights: Tensor, most: int) -> Tensor:
     total
         (...,) long, from 0 to H * most.
     weights
-        (..., H), not negative; heads of no weight get only what no other can take. Broadcasts against `total`.
+        (..., H), not negative; heads of no weight, or less than 1e-9 of the heaviest, get only what no other can take.
+        Broadcasts against `total`.
     most
         Tokens that a head can mask.
 
@@ -64,7 +66,7 @@ def _capped(total: Tensor, weights: Tensor, most: int) -> tuple[Tensor, Tensor]:
     dtype = torch.float32 if weights.device.type == "mps" else torch.float64
     weights = weights.to(dtype)
     heaviest = weights.amax(-1, keepdim=True)
-    weights = torch.where(heaviest > 0, weights / heaviest, 1.0).clamp(min=1e-9)  # so that someone takes the rest
+    weights = torch.where(heaviest > 0, weights / heaviest, 1.0).clamp(min=NO_WEIGHT)  # so that someone takes the rest
     falling = weights.sort(-1, descending=True).values
     behind = falling.flip(-1).cumsum(-1).flip(-1)  # of a head and all lighter ones
     ahead = torch.arange(weights.shape[-1], device=weights.device)
