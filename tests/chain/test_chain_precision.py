@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_chains.chain import AttentionChain
+from attention_chains.chain import AttentionChain, operators
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 
@@ -106,3 +106,17 @@ def test_implicit_chains_store_no_second_matrix(heads):
     storage = heads._operator.matrix.data_ptr()
     implicit = heads.teleport(0.9).outgoing().lazy()
     assert implicit._operator.base.base.base.matrix.data_ptr() == storage
+
+
+@pytest.mark.parametrize("states", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_larger_than_the_caches_bounces_few_states_alike(states, dtype, monkeypatch):
+    """Read in pieces, two or three states at once."""
+    generator = torch.Generator().manual_seed(0)
+    chain = AttentionChain.from_scores(torch.randn(300, 300, generator=generator, dtype=dtype))
+    start = torch.rand(states, 300, generator=generator, dtype=dtype).softmax(-1)
+    expected = start.double() @ chain.matrix().double()
+    monkeypatch.setattr(operators, "BEYOND", 0)
+    monkeypatch.setitem(operators.CHUNK, "cpu", 64 * 300)
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(chain.step(start).double(), expected, atol=0, rtol=tolerance)
