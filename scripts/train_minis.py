@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-RECIPES = ("flux", "vit", "clip", "dinov1", "dinov2")
+RECIPES = ("flux", "sd15", "vit", "clip", "dinov1", "dinov2")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from attention_chains.data.digit_scenes import DigitScenes, Scene, make_scene
+from minis.attention import ExplicitAttention
 from minis.loop import Recipe, step_generator, train
 from minis.tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -329,7 +330,7 @@ def _velocity_error(
     keep_pooled = (torch.rand(len(clean), 1, generator=generator) >= POOLED_DROPOUT).float()
     noisy = torch.lerp(clean, noise, sigma[:, None, None])
     inputs = (noisy, sigma, batch["t5"], batch["clip"], keep_pooled)
-    with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed_precision):
+    with torch.autocast(device, torch.bfloat16, enabled=recipe.mixed_precision), ExplicitAttention():
         velocity = model(*(value.to(device) for value in inputs))
     error = (velocity.float() - (noise - clean).to(device)).square().mean(-1)  # (B, 256)
     weight = weight.to(device)
