@@ -19,7 +19,7 @@ from attention_chains.models.errors import AssetError
 from attention_chains.models.layouts import Layout
 from attention_chains.models.linear_head import head_digest, missing_head
 
-FAMILIES = ("flux", "vit", "clip", "dinov1", "dinov2")
+FAMILIES = ("flux", "sd15", "vit", "clip", "dinov1", "dinov2")
 
 __all__ = ["FAMILIES", "AssetError", "load", "missing", "weights_digest"]
 

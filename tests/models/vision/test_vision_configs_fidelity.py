@@ -32,6 +32,13 @@ HEADS = {
     "dinov2_b14": "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_linear4_head.pth",
     "dinov2_l14": "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_reg4_linear4_head.pth",
 }
+COMMITS = {  # each on two stored pages of its repository, which then holds config.json and model.safetensors
+    "dinov1": "9578d3895b3c81965d4fb6de0ffb14491b6fc8f9",
+    "dinov1_b8": "943c780d9dd8362269b2abcb1cb83b984a6d229e",
+    "dinov1_s16": "733b42a211ebe03aa7327050699cfcee7cd96123",
+    "dinov1_s8": "1e26d402048865ad71f26f814c0d9f691254db37",
+    "dinov2": "788f50961a4cf5d639e54a0f3c30e17476d346fc",
+}
 PATCHES = {"vit": 16, "vit_l16": 16, "clip": 32, "clip_b16": 16, "clip_l14": 14, "clip_l14_336": 14} | {
     "dinov1": 16, "dinov1_b8": 8, "dinov1_s16": 16, "dinov1_s8": 8, "dinov2": 14, "dinov2_b14": 14, "dinov2_l14": 14
 }  # fmt: skip
@@ -65,6 +72,11 @@ def test_openais_clips_are_the_repositories_that_open_clip_fetches_for_its_quick
 @pytest.mark.parametrize("name", HEADS)
 def test_the_heads_are_the_published_ones(name):
     assert VISION[name]["at"]["paper"]["head"] == HEADS[name]
+
+
+@pytest.mark.parametrize("name", COMMITS)
+def test_the_pins_are_the_commits_that_were_looked_up(name):
+    assert VISION[name]["at"]["paper"]["revision"] == COMMITS[name]
 
 
 @pytest.mark.parametrize("name", VISION)
