@@ -22,6 +22,8 @@ class Metric:
         Unit of the printed value, e.g. "%".
     meaning
         One sentence that defines it.
+    decimals
+        How many a table prints; None for two of a percentage and three of a number without a unit.
     """
 
     name: str
@@ -29,3 +31,4 @@ class Metric:
     better: Literal["higher", "lower"]
     unit: str
     meaning: str
+    decimals: int | None = None

@@ -101,8 +101,8 @@ def measure(
     mean, normal = normal.mean().float(), normal.float()
     level, level_of_entry = normal.flatten().unique(return_inverse=True)  # (levels,) ascending, (h * w,)
 
-    shown = _shown_entries(normal, target)  # (height, width) long
-    label = _resized_label(mask, target).to(score.device)  # (height, width) bool
+    shown = shown_entries(normal, target)  # (height, width) long
+    label = resized_label(mask, target).to(score.device)  # (height, width) bool
     background, foreground = _label_counts(level_of_entry[shown], label, len(level))  # (levels,) each
     return {
         **_confusion((normal > mean).flatten()[shown], label),
@@ -172,7 +172,7 @@ def _checked_score(score: Tensor | np.ndarray, protocol: str) -> Tensor:
     raise MetricError("A score map holds NaN: check the method that made it (protocol 'te' counts it as constant).")
 
 
-def _resized_label(mask: Tensor | np.ndarray, target: tuple[int, int]) -> Tensor:
+def resized_label(mask: Tensor | np.ndarray, target: tuple[int, int]) -> Tensor:
     """Return the mask at `target` (height, width): bool, on the host."""
     foreground = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask) != 0
     if foreground.ndim != 2 or foreground.size == 0:
@@ -181,7 +181,7 @@ def _resized_label(mask: Tensor | np.ndarray, target: tuple[int, int]) -> Tensor
     return torch.from_numpy(np.array(resized)).bool()
 
 
-def _shown_entries(score: Tensor, target: tuple[int, int]) -> Tensor:
+def shown_entries(score: Tensor, target: tuple[int, int]) -> Tensor:
     """Flat index of the map entry that each pixel of `target` shows under nearest-neighbour enlargement."""
     entries = torch.arange(score.numel(), dtype=torch.float64, device=score.device).view(1, 1, *score.shape)
     return F.interpolate(entries, size=target, mode="nearest")[0, 0].long()
