@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from attention_chains import methods
@@ -9,9 +11,10 @@ from attention_chains.methods import MethodError
 
 
 def test_each_method_is_of_one_kind():
-    scores, rankings = methods.names("scores"), methods.names("ranking")
-    assert sorted(scores + rankings) == methods.names()
-    assert scores == ["column_select", "incoming", "outgoing", "row_select"]
+    kinds = {kind: methods.names(kind) for kind in get_args(methods.Kind)}
+    assert sorted(name for names in kinds.values() for name in names) == methods.names()
+    assert kinds["scores"] == ["column_select", "incoming", "outgoing", "row_select"]
+    assert kinds["saliency"] == ["none", "sag_column_sum", "sag_tokenrank"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("outgoing", "ranking"), ("tokenrank", "scores")])

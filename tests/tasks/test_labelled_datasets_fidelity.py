@@ -129,7 +129,7 @@ class Brightness:
     def measure(self, samples, seed):
         return [{"stats": {"mean": {"label": sample.label, "mean": float(sample.image.mean())}}} for sample in samples]
 
-    def prepare(self): ...
+    def prepare(self, folder): ...
 
     def running(self, records):
         return {}

@@ -40,7 +40,7 @@ class MadeUpMasking:
         stats = {label: {"correct": [1] * lasting + [0] * (21 - lasting)} for label in self.config.methods}
         return [{"stats": stats} for _ in samples]
 
-    def prepare(self) -> None: ...
+    def prepare(self, folder: Path) -> None: ...
 
     def running(self, records: Sequence[Any]) -> dict[str, float]:
         return {"AUC": 0.5}

@@ -1,12 +1,23 @@
-"""One file per way to turn a model's attention into a score of every token.
+"""One file per way to turn a model's attention into a map, a ranking, a mask or a choice of tokens.
 
-A method is a module with one of two functions, the kinds of method:
+A method is a module with one of these functions, the kinds of method:
 
 `scores(attention, start, ...)`: the attention of a batch (`JointAttention`) and the states it starts from (B, n) in, a
 score of every token (B, n) out.
 
 `ranking(attention, seeds, ...)`: the attention of one block of a vision transformer (`PatchAttention`) and one seed of
 each image in, a score of every patch in every head (B, H, P) out, higher for more important.
+
+`saliency(chain, size, ...)`: the mean head of a diffusion model's self-attention (`AttentionChain`, batch (B,)) and the
+height and width of its tokens in, how much each token matters (B, n) out, of mean 1; or None for no guidance at all,
+which is then not asked for again.
+
+`anchors(tensor, side, grid, ...)`: the attention of all layers of a diffusion model, aggregated (side^2, side^2), the
+side of its map and the root of the number of anchors in, the tokens that segments grow from (grid^2,) out, in the order
+in which they are merged.
+
+`segments(tensor, size, ...)`: the same attention and the height and width of an image in, the number of its segment
+for every pixel (height, width) out.
 
 Their keyword arguments are the keys they take from configs/method/. A method is added by one file here and one YAML
 there.
@@ -25,11 +36,14 @@ from torch import Tensor
 
 from attention_chains.methods.errors import MethodError
 
-Kind = Literal["scores", "ranking"]
+Kind = Literal["scores", "ranking", "saliency", "anchors", "segments"]
 Scores = Callable[..., Tensor]
 Ranking = Callable[..., Tensor]
+Saliency = Callable[..., Tensor | None]
+Anchors = Callable[..., Tensor]
+Segments = Callable[..., Tensor]
 
-__all__ = ["Kind", "MethodError", "Ranking", "Scores", "bind", "names"]
+__all__ = ["Anchors", "Kind", "MethodError", "Ranking", "Saliency", "Scores", "Segments", "bind", "names"]
 
 
 def names(kind: Kind | None = None) -> list[str]:
@@ -38,7 +52,7 @@ def names(kind: Kind | None = None) -> list[str]:
     return [name for name in every if kind is None or hasattr(_module(name), kind)]
 
 
-def bind(name: str, settings: Mapping[str, Any], kind: Kind = "scores") -> Scores | Ranking:
+def bind(name: str, settings: Mapping[str, Any], kind: Kind = "scores") -> Callable[..., Any]:
     """The method `name` with its settings.
 
     Parameters
@@ -48,7 +62,7 @@ def bind(name: str, settings: Mapping[str, Any], kind: Kind = "scores") -> Score
     settings
         Keys of configs/method/; those without a value (None) have the method's own default.
     kind
-        Whether to score the tokens of a joint attention, or to rank the patches of a vision transformer's block.
+        The function of the method's file, as this module lists them.
 
     Raises
     ------
@@ -61,7 +75,8 @@ def bind(name: str, settings: Mapping[str, Any], kind: Kind = "scores") -> Score
     if function is None:
         raise MethodError(f"Method '{name}' gives no {kind}: choose one of {', '.join(names(kind))}.")
     given = {key: value for key, value in settings.items() if value is not None}
-    taken = list(inspect.signature(function).parameters)[2:]
+    parameters = inspect.signature(function).parameters.values()
+    taken = [each.name for each in parameters if each.default is not each.empty]
     for key in sorted(given.keys() - set(taken)):
         keys = f"its keys are {', '.join(taken)}" if taken else "it has no keys"
         raise MethodError(f"Method '{name}' does not take '{key}': {keys}.")

@@ -11,7 +11,13 @@ from attention_chains.config.checks import check_fits
 from attention_chains.models import AssetError
 from attention_chains.tasks.runner import Outcome, Task, read_outcome, run_task
 
-TASKS = {"segmentation": "Segmentation", "masking": "Masking", "probing": "Probing"}  # by the module that holds it
+TASKS = {  # by the module that holds it
+    "segmentation": "Segmentation",
+    "masking": "Masking",
+    "probing": "Probing",
+    "generation": "Generation",
+    "diffseg": "Diffseg",
+}
 
 __all__ = ["TASKS", "Finished", "Outcome", "Task", "build", "recorded", "run", "run_all"]
 

@@ -107,10 +107,60 @@ def _imagenette_training(config: DataConfig) -> Any:
     return Imagenette(config.path, "train", config.train, config.seed)
 
 
+def _prompts(config: DataConfig) -> Any:
+    from attention_chains.data.reference import Compared
+
+    return Compared(_prompts_alone(config), _reference_alone(config))
+
+
+def _prompts_alone(config: DataConfig) -> Any:
+    from attention_chains.data.prompts import Prompts
+
+    return Prompts(config.path, config.prompt, config.n, config.seed)
+
+
+def _reference_alone(config: DataConfig) -> Any:
+    from attention_chains.data.reference import open_reference
+
+    return open_reference(config)
+
+
+def _digit_labels(config: DataConfig) -> Any:
+    from attention_chains.data.digit_labels import DigitLabels
+
+    return DigitLabels(config.split, config.n, config.seed)
+
+
+def _coco_stuff(config: DataConfig) -> Any:
+    from attention_chains.data.coco_stuff import CocoStuff
+
+    return CocoStuff(config.path, config.labels, config.list, config.list_sha256, config.eval_size, config.n)
+
+
+def _coco_images(config: DataConfig) -> None:
+    from attention_chains.data.coco_stuff import open_images
+
+    open_images(config.path)
+
+
+def _coco_labels(config: DataConfig) -> None:
+    from attention_chains.data.coco_stuff import open_labels
+
+    open_labels(config.labels)
+
+
+def _coco_list(config: DataConfig) -> None:
+    from attention_chains.data.coco_list import read_ids
+
+    read_ids(config.list, config.list_sha256)
+
+
 # parts of a data set that can be missing by themselves: all of them are told, not the first alone
 _PARTS = {
     "imagenet_segmentation": (_imagenet_file, _imagenet_words),
     "imagenette": (_imagenette, _imagenette_training),
+    "prompts": (_prompts_alone, _reference_alone),
+    "coco_stuff": (_coco_images, _coco_labels, _coco_list),
 }
 _OPENERS = {
     "digit_scenes": _digit_scenes,
@@ -118,5 +168,8 @@ _OPENERS = {
     "imagenet_segmentation": _imagenet_segmentation,
     "imagenet": _imagenet,
     "imagenette": _imagenette,
+    "prompts": _prompts,
+    "digit_labels": _digit_labels,
+    "coco_stuff": _coco_stuff,
 }
 _TRAINING = {"digit_classes": _digit_training, "imagenette": _imagenette_training}

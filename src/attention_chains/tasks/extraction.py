@@ -21,7 +21,7 @@ from attention_chains.tasks.features import Features, Shape, alone_in, digest, m
 from attention_chains.tasks.head_budget import head_weights
 from attention_chains.tasks.seeds import noise_seed
 
-VERSION = 1  # part of what features are known by: raise it whenever the same settings give other numbers
+VERSION = 2  # part of what features are known by: raise it whenever the same settings give other numbers
 NEGLIGIBLE = 1e-6  # where every head's lambda2 is below, none mixes slower than another: all count alike
 GetVision = Callable[[], Vision]
 """Gives the model: only asked where features are not there."""
@@ -40,13 +40,22 @@ class Strategy:
         What decides its numbers, as JSON: the method and its keys, and the seed if it draws.
     ranking : callable
         The attention of a layer and a seed of each image in; maps (B, maps, patches) out.
+    heads : str or None
+        Weights of the heads' mean that is ranked, see `mean_head`; None: each head is ranked.
     seed : int
         Seed of what it draws.
     """
 
     settings: dict[str, Any]
     ranking: Ranking
-    seed: int
+    heads: str | None = None
+    seed: int = 0
+
+    def maps(self, attention: PatchAttention, layer: str, images: Sequence[str]) -> Tensor:
+        """Maps (B, maps, patches) of one layer's attention; `images` are the ids of the B images."""
+        if self.heads is not None:
+            attention = mean_head(attention, self.heads, noise_seed(self.seed, layer))
+        return self.ranking(attention, [noise_seed(self.seed, f"{image}/{layer}") for image in images])
 
     @property
     def name(self) -> str:
@@ -150,20 +159,7 @@ class FeatureSet:
         return {**self._of, "strategy": strategy.settings}
 
 
-def over_mean_head(ranking: Ranking, heads: str) -> Ranking:
-    """Rank the mean of the heads instead of each head: one map per layer, (B, 1, patches).
-
-    Parameters
-    ----------
-    ranking
-        A ranking of methods/.
-    heads
-        Weights of the heads, see `mean_head`.
-    """
-    return lambda attention, seeds: ranking(mean_head(attention, heads, seeds), seeds)
-
-
-def mean_head(attention: PatchAttention, heads: str, seeds: Sequence[int]) -> PatchAttention:
+def mean_head(attention: PatchAttention, heads: str, seed: int) -> PatchAttention:
     """Average the heads of a layer, as the attention of one head (paper, section 4.4; Table 6).
 
     What is averaged are the chains: CLS cut, rows normalised. So from a patch nothing leads to CLS; the row of CLS is
@@ -174,17 +170,17 @@ def mean_head(attention: PatchAttention, heads: str, seeds: Sequence[int]) -> Pa
     attention
         A layer, (B, H, T, T).
     heads
-        "uniform"; "lambda2" of each image and head; or "random", drawn from U(0, 1) for each image and head (protocol
-        9, questions 29 and 32).
-    seeds
-        One of each image.
+        "uniform"; "lambda2" of each image and head; or "random", drawn from U(0, 1) for each head of the layer
+        (protocol 9, questions 29 and 32).
+    seed
+        Of the layer's draw.
 
     Returns
     -------
     PatchAttention
         (B, 1, T, T).
     """
-    weights = head_weights(heads, attention, seeds)  # (B, H)
+    weights = head_weights(heads, attention, seed)  # (B, H)
     weights = torch.where(weights.amax(-1, keepdim=True) > NEGLIGIBLE, weights, 1.0)
     mean = torch.nn.functional.pad(attention.chain.mix(weights).matrix(), (1, 0, 1, 0))  # (B, T, T)
     of_cls = attention.logits[..., 0, :].softmax(-1)  # (B, H, T)
@@ -259,8 +255,7 @@ def _maps(vision: Vision, pixels: Tensor, strategies: Sequence[Strategy], names:
     def rank(call: Call) -> None:
         attention = PatchAttention.from_call(call, vision.registers, vision.grid)
         for strategy in strategies:
-            seeds = [noise_seed(strategy.seed, f"{name}/{call.layer}") for name in names]
-            found[strategy].append(strategy.ranking(attention, seeds))
+            found[strategy].append(strategy.maps(attention, call.layer, names))
 
     with capture(vision.network, vision.blocks, reduce=rank):
         vision.forward(pixels)

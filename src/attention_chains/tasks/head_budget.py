@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -13,24 +11,26 @@ BUDGETS = ("uniform", "random", "lambda2")
 NO_WEIGHT = 1e-9  # of the heaviest head: what is lighter counts as this
 
 
-def head_weights(budget: str, attention: PatchAttention, seeds: Sequence[int]) -> Tensor:
-    """Weight of every head in the budget of its image: (B, H).
+def head_weights(budget: str, attention: PatchAttention, seed: int) -> Tensor:
+    """Weight of every head of a layer, for each image: (B, H).
 
     Parameters
     ----------
     budget
-        "uniform"; "random": U(0, 1), drawn on the host from each image's seed; "lambda2": of the image's own chain
-        without CLS (protocol 9, questions 29 and 32).
-    attention, seeds
-        One block's attention, and a seed of each image.
+        "uniform"; "random": U(0, 1), the same for all images (protocol 9, question 32); "lambda2": of the image's own
+        chain without CLS (protocol 9, question 29).
+    attention
+        One layer's, (B, H, T, T).
+    seed
+        Of the layer's draw, which is made on the host.
     """
     if budget == "lambda2":
         return attention.chain.lambda2()
-    heads = attention.logits.shape[1]
+    images, heads = attention.logits.shape[:2]
     if budget == "uniform":
-        return attention.logits.new_ones(len(seeds), heads)
-    drawn = {seed: torch.rand(heads, generator=torch.Generator().manual_seed(seed)) for seed in dict.fromkeys(seeds)}
-    return torch.stack([drawn[seed] for seed in seeds]).to(attention.logits.device, non_blocking=True)
+        return attention.logits.new_ones(images, heads)
+    drawn = torch.rand(heads, generator=torch.Generator().manual_seed(seed))
+    return drawn.to(attention.logits.device, non_blocking=True).expand(images, heads)
 
 
 def split(total: Tensor, weights: Tensor, most: int) -> Tensor:

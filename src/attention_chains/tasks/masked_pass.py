@@ -60,9 +60,13 @@ class Batch:
     seed: int = 0
     first: PatchAttention | None = field(default=None, repr=False)
 
-    def seeds(self, block: int, what: str) -> list[int]:
-        """One seed of each image for one random choice in one block."""
-        return [noise_seed(self.seed, f"{name}/{block}/{what}") for name in self.ids]
+    def seeds(self, block: int) -> list[int]:
+        """One seed of each image for what is drawn in one block."""
+        return [noise_seed(self.seed, f"{name}/{block}/order") for name in self.ids]
+
+    def head_seed(self, block: int) -> int:
+        """Seed of one block's random weights of the heads."""
+        return noise_seed(self.seed, f"{block}/heads")
 
 
 @torch.inference_mode()
@@ -180,12 +184,12 @@ class Masker:
     def _ranked(self, layer: str, attention: PatchAttention) -> Order:
         copies = len(attention.logits) // len(self._batch.ids)
         block = self._model.blocks.index(layer)
-        seeds = self._batch.seeds(block, "order") * copies
+        seeds = self._batch.seeds(block) * copies
         ranked = places(self._strategy.ranking(attention, seeds))
         if self._strategy.budget is None:
             return Order(self._apart(ranked), None)
-        seeds = self._batch.seeds(block, "heads") * copies
-        return Order(self._apart(ranked), self._apart(head_weights(self._strategy.budget, attention, seeds)))
+        weights = head_weights(self._strategy.budget, attention, self._batch.head_seed(block))
+        return Order(self._apart(ranked), self._apart(weights))
 
     def _apart(self, rows: Tensor) -> Tensor:
         """Take copies and images apart: (c * B, ...) to (c, B, ...)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Masking:
         """Hash of the model's weight files."""
         return self._weights
 
-    def prepare(self) -> None:
+    def prepare(self, folder: Path) -> None:
         """All that can be wrong is a sample's own."""
 
     def check(self, sample: Labelled) -> None:

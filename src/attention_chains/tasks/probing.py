@@ -23,7 +23,7 @@ from attention_chains.models.vision import Vision
 from attention_chains.records import RunIdentity, run_folder
 from attention_chains.tasks.datasets import missing_data, open_dataset, open_training_set
 from attention_chains.tasks.device import DTYPES, choose_device
-from attention_chains.tasks.extraction import FeatureSet, Strategy, over_mean_head
+from attention_chains.tasks.extraction import FeatureSet, Strategy
 from attention_chains.tasks.features import Features, alone_in
 from attention_chains.tasks.probe import Classifiers, Recipe, load_tensors, save_tensors, train
 
@@ -116,7 +116,7 @@ class Probing:
         """Hash of the model's weight files, without a classifier."""
         return self._weights
 
-    def prepare(self) -> None:
+    def prepare(self, folder: Path) -> None:
         """Read all training images, unless their features are there.
 
         Raises
@@ -325,4 +325,4 @@ def strategy(spec: MethodConfig, probe: str, seed: int) -> Strategy:
     ranking = methods.bind(spec.name, settings, kind="ranking")
     draws = "random" in (heads, *spec.name.split("_"))  # a method that draws says so in its name
     what = {"method": spec.name, **settings, "heads": heads, "seed": seed if draws else None}
-    return Strategy(what, ranking if heads is None else over_mean_head(ranking, heads), seed if draws else 0)
+    return Strategy(what, ranking, heads, seed if draws else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,14 +30,17 @@ class Task(Protocol):
     def weights(self) -> str:
         """Hash of the weights, without loading them."""
 
-    def prepare(self) -> None:
-        """Raise DataError for what concerns all samples, before the first of them is checked."""
+    def prepare(self, folder: Path) -> None:
+        """Do what concerns all samples, before the first of them is checked; raise DataError where it cannot be done.
+
+        `folder` is the run's, for what is kept beside the records; other shards may be at work in it.
+        """
 
     def check(self, sample: Any) -> None:
         """Raise DataError for a sample that the task cannot use; loads the model when first called."""
 
-    def measure(self, samples: Sequence[Any], seed: int) -> list[Mapping[str, Any]]:
-        """Statistics of every sample; loads the model when first called."""
+    def measure(self, samples: Sequence[Any], seed: int) -> Iterable[Mapping[str, Any]]:
+        """Statistics of every sample, in their order; each is recorded before the next one is asked for."""
 
     def running(self, records: Sequence[Record]) -> dict[str, float]:
         """The metrics to show while the run goes on."""
@@ -89,6 +92,7 @@ def run_task(task: Task, config: RunConfig) -> Outcome:
     with open_shard(folder, what, shard) as store:
         todo = [i for i, name in enumerate(dataset.ids) if shard.owns(i) and name not in store.finished]
         if todo:
+            task.prepare(folder)
             _work(task, dataset, todo, store, config, folder / "tracking" / shard.name)
     outcome = _outcome(folder, config, len(dataset))
     if outcome.skipped and not config.data.skip_bad:
@@ -123,7 +127,6 @@ def _outcome(folder: Path, config: RunConfig, total: int) -> Outcome:
 
 
 def _work(task: Task, dataset: Any, todo: Sequence[int], store: ShardStore, config: RunConfig, folder: Path) -> None:
-    task.prepare()
     todo = _without_bad(task, dataset, todo, store, config.data.skip_bad)
     logger = asdict(config.logger)
     tracker = open_tracker(**logger, folder=folder, run_name=folder.parent.parent.name, config=identity(config))

@@ -1,21 +1,22 @@
-"""Zero-shot segmentation of an object from its word's attention (paper, section 5.1; protocol 1.3)."""
+"""Zero-shot segmentation of an object from its word's attention, or the image's alone (paper, section 5.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from attention_chains import methods, models
+from attention_chains import models
 from attention_chains.config import RunConfig
 from attention_chains.data.sample import Sample
-from attention_chains.metrics.segmentation import FIELDS, measure, summarise
+from attention_chains.metrics.segmentation import FIELDS, summarise
 from attention_chains.tasks.datasets import missing_data, open_dataset
 from attention_chains.tasks.device import DTYPES, choose_device
+from attention_chains.tasks.reading import READINGS
 from attention_chains.tasks.seeds import noise_seed
 
 
@@ -36,9 +37,7 @@ class Segmentation:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.device = choose_device(config.device)
-        settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
-        self._methods = {label: methods.bind(keys.pop("name"), keys) for label, keys in settings.items()}
-        self._streams = sorted({spec.stream for spec in config.methods.values()})
+        self._reading = READINGS[config.model.family](config)
 
     def missing(self) -> list[str]:
         """What is not there to run this: weights, licence, memory, disk, data."""
@@ -55,35 +54,31 @@ class Segmentation:
     def maps(
         self, images: Sequence[np.ndarray], prompts: Sequence[str], words: Sequence[str], seeds: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Maps (B, height, width) of every method, by label, from one capture.
+        """Maps (B, height, width) of every method, by label, from one pass: scores, or numbers of segments.
 
         Parameters
         ----------
         images
             B arrays (H, W, 3) uint8.
         prompts, words
-            B texts, and the word of each that the chain starts from.
+            B texts, and the word of each that a chain starts from.
         seeds
             B seeds of the noise.
         """
-        task = self.config.task
-        attention = self._model.attention(images, prompts, seeds, task.noise, task.pooled, self._streams)
-        text = self._model.start(prompts, words, task.word_index)  # (B, text tokens)
-        start = torch.nn.functional.pad(text, (0, attention.grid[0] * attention.grid[1]))
-        return {label: attention.image_map(scores(attention, start)) for label, scores in self._methods.items()}
+        return self._reading.maps(self._model, images, prompts, words, seeds)
 
-    def prepare(self) -> None:
+    def prepare(self, folder: Path) -> None:
         """All that can be wrong is a sample's own."""
 
     def check(self, sample: Sample) -> None:
-        """Find the sample's word among the model's tokens.
+        """Hold the sample against the model.
 
         Raises
         ------
         DataError
-            It is not there.
+            Its word is needed, and not among the model's tokens.
         """
-        self._model.start([sample.prompt], [sample.word], self.config.task.word_index)
+        self._reading.check(self._model, sample)
 
     def measure(self, samples: Sequence[Sample], seed: int) -> list[Mapping[str, Any]]:
         """Per-image statistics of every method: {"stats": {label: {tn, fp, fn, tp, ap, fg_ap}}}."""
@@ -94,15 +89,14 @@ class Segmentation:
             [sample.word for sample in samples],
             seeds,
         )
-        threshold, size = self.config.task.threshold, self.config.data.eval_size
         return [
-            {"stats": {label: measure(batch[i], sample.mask, threshold, size) for label, batch in maps.items()}}
+            {"stats": {label: self._reading.measure(batch[i], sample.mask) for label, batch in maps.items()}}
             for i, sample in enumerate(samples)
         ]
 
     def running(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Metrics so far of the run's last method."""
-        label = list(self._methods)[-1]
+        label = list(self.config.methods)[-1]
         rows = np.array([[record["stats"][label][field] for field in FIELDS] for record in records])
         return {name: float(value) for name, value in summarise(rows.sum(0), len(rows)).items()}
 
@@ -117,7 +111,6 @@ class Segmentation:
     @cached_property
     def _model(self) -> Any:
         model = self.config.model
-        layers = {stream: getattr(model, f"{stream}_layers") for stream in self._streams}
         return models.load(
             model.family,
             source=model.source,
@@ -125,8 +118,6 @@ class Segmentation:
             device=self.device,
             dtype=DTYPES[model.dtype],
             image_size=model.image_size,
-            text_length=model.text_length,
             steps=model.steps,
-            layers=layers,
-            guidance=model.guidance,
+            **self._reading.settings(),
         )

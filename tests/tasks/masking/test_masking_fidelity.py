@@ -108,7 +108,7 @@ def test_a_budget_is_shared_among_the_heads_in_proportion_to_their_weights(visio
         total = round(fraction * PATCHES * HEADS)
 
         def of(logits, block):
-            generator = torch.Generator().manual_seed(noise_seed(0, f"first/{block}/heads"))
+            generator = torch.Generator().manual_seed(noise_seed(0, f"{block}/heads"))
             drawn = torch.rand(HEADS, generator=generator).double().tolist()
             weights = {"uniform": [1.0] * HEADS, "random": drawn, "lambda2": [*map(second_eigenvalue, logits)]}
             return shared(weights[budget], total)

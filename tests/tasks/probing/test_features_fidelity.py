@@ -64,11 +64,11 @@ def weighted(matrix: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (cut(matrix) * share[..., None, None]).sum(-3, keepdims=True)
 
 
-def random_weights(matrix: np.ndarray, ids: list[str], seed: int) -> np.ndarray:
+def random_weights(matrix: np.ndarray, seed: int) -> np.ndarray:
     draws = np.empty(matrix.shape[:3])
-    for image, layer in np.ndindex(matrix.shape[:2]):
-        generator = torch.Generator().manual_seed(noise_seed(seed, f"{ids[image]}/blocks.{layer}.attn"))
-        draws[image, layer] = torch.rand(HEADS, generator=generator).numpy()
+    for layer in range(matrix.shape[1]):
+        generator = torch.Generator().manual_seed(noise_seed(seed, f"blocks.{layer}.attn"))
+        draws[:, layer] = torch.rand(HEADS, generator=generator).numpy()
     return draws
 
 
@@ -85,7 +85,7 @@ MAPS = {
 }
 MEANS = {
     "uniform": lambda a, ids: np.ones(a.shape[:3]),
-    "random": lambda a, ids: random_weights(a, ids, 5),
+    "random": lambda a, ids: random_weights(a, 5),
     "lambda2": lambda a, ids: second_eigenvalue(cut(a)),
 }
 
@@ -138,16 +138,16 @@ def test_registers_are_in_the_chain_and_not_in_the_features():
     torch.manual_seed(0)
     logits = 2 * torch.randn(2, 3, 1 + 4 + 9, 14, dtype=torch.float64)
     read = extraction.PatchAttention(logits, 4, (3, 3))
-    mean = extraction.mean_head(read, "uniform", [0, 1])
+    mean = extraction.mean_head(read, "uniform", seed=0)
     chain = cut(logits.softmax(-1).numpy()).mean(1)
     np.testing.assert_allclose(mean.chain.matrix()[:, 0], chain, rtol=1e-6)
-    ranked = strategy(MethodConfig(name="tokenrank"), "layers", 0).ranking(read, [0, 1])
+    ranked = strategy(MethodConfig(name="tokenrank"), "layers", 0).maps(read, "blocks.0.attn", ["a", "b"])
     np.testing.assert_allclose(ranked[:, 0], stationary(chain)[:, 4:], atol=1e-5)
 
 
 def test_heads_that_all_mix_at_once_count_alike():
     rank_one = torch.zeros(1, 2, 5, 5) + torch.arange(5.0)  # every row the same: lambda2 is 0
-    mean = extraction.mean_head(extraction.PatchAttention(rank_one, 0, (2, 2)), "lambda2", [0])
+    mean = extraction.mean_head(extraction.PatchAttention(rank_one, 0, (2, 2)), "lambda2", seed=0)
     expected = rank_one[0, 0, 1:, 1:].softmax(-1)
     torch.testing.assert_close(mean.full[0, 0, 1:, 1:], expected)
 

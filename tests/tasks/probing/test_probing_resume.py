@@ -16,7 +16,7 @@ import pytest
 from attention_chains.config import MethodConfig
 from attention_chains.data.digit_classes import DigitClasses
 from attention_chains.models.vision import Vision
-from attention_chains.tasks import extraction, probing
+from attention_chains.tasks import probing
 from attention_chains.tasks.extraction import FeatureSet
 from attention_chains.tasks.features import Features, alone_in, make_features, open_features
 
@@ -228,4 +228,3 @@ def test_rows_are_on_the_disk_before_they_are_marked(tmp_path, monkeypatch):
     assert order == [("float16", []), ("uint8", [0, 2])]
     opened = open_features(tmp_path, "x", {"of": 1})
     assert opened.there.tolist() == [0, 2] and opened.read([2, 0]).tolist() == [[1.0] * 4] * 2
-    assert extraction.VERSION == 1

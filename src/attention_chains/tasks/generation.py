@@ -1,0 +1,203 @@
+"""Images generated with and without self-attention guidance, and the features that IS, FID and KID compare.
+
+Paper, section 5.3 and appendix A.2; protocol 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from attention_chains import methods, models
+from attention_chains.config import RunConfig
+from attention_chains.data.prompts import Prompt
+from attention_chains.data.reference import Compared
+from attention_chains.models.errors import AssetError
+from attention_chains.models.extractors import extractor_digest, load_extractor, missing_extractor
+from attention_chains.records.vectors import pack
+from attention_chains.tasks.datasets import missing_data, open_dataset
+from attention_chains.tasks.device import DTYPES, choose_device
+from attention_chains.tasks.pictures import picture_path, write_picture
+from attention_chains.tasks.reference_features import keep_reference
+from attention_chains.tasks.sampling import Guidance, NotFiniteError, sample
+from attention_chains.tasks.seeds import noise_seed
+
+
+class Generation:
+    """Every method of a run, from the same latents of each sample.
+
+    A batch is filled up to one width, so that a sample is computed by kernels of the same shape wherever in the run,
+    in whichever shard and after whatever interruption it comes: its bits then depend on the device and `batch_size`
+    alone, and with `batch_size` they change as rounding does.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration.
+
+    Raises
+    ------
+    MethodError, ConfigError
+        For a method that gives no saliency or does not take a key, or a device that is not there.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = choose_device(config.device)
+        settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
+        self._saliencies = {
+            label: methods.bind(keys.pop("name"), keys, kind="saliency") for label, keys in settings.items()
+        }
+        self._folder: Path | None = None
+
+    def missing(self) -> list[str]:
+        """What is not there to run this: weights, memory, disk, extractor, prompts, reference images."""
+        data = self.config.data
+        return [
+            *models.missing(self.config.model, self.device),
+            *missing_extractor(data.extractor),
+            *missing_data(data),
+        ]
+
+    def dataset(self) -> Compared:
+        """The prompts of `config.data`, and the images that they are compared with."""
+        return self._dataset
+
+    def weights(self) -> str:
+        """Hash of the model's weight files and of the extractor's."""
+        return self._weights
+
+    def prepare(self, folder: Path) -> None:
+        """Try the layer's name, and keep the features of the reference images in the run's folder.
+
+        Raises
+        ------
+        AssetError
+            The model has no such layer, or something cannot be loaded.
+        DataError
+            A reference image cannot be used.
+        RecordError
+            The features cannot be kept.
+        """
+        self._folder = folder
+        self._model.layer(self.config.task.layer)
+        keep_reference(folder, self._dataset.reference, self._extractor, extractor_digest(self.config.data.extractor))
+
+    def check(self, sample: Prompt) -> None:
+        """Any text can be encoded."""
+
+    def measure(self, samples: Sequence[Prompt], seed: int) -> Iterator[Mapping[str, Any]]:
+        """Keep each sample's images, then give its features: {"stats": {label: {features, logits, masked}}}.
+
+        The vectors are packed as `records.vectors` does; "masked" is the mean share of tokens blurred.
+
+        Raises
+        ------
+        AssetError
+            The model gives NaN or infinite latents.
+        RecordError
+            An image cannot be written, or a feature is not finite.
+        """
+        generated = {label: self._described(label, samples, seed) for label in self._saliencies}
+        for row, each in enumerate(samples):
+            for label, (images, _) in generated.items():
+                write_picture(picture_path(self._folder, label, each.id), images[row])
+            yield {"stats": {label: statistics[row] for label, (_, statistics) in generated.items()}}
+
+    def running(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Mean share of blurred tokens so far, of the run's last method; the metrics need the whole set."""
+        label = list(self._saliencies)[-1]
+        return {"masked": float(np.mean([record["stats"][label]["masked"] for record in records]))}
+
+    def images(self, label: str, samples: Sequence[Prompt], seed: int) -> tuple[np.ndarray, list[float]]:
+        """Generate by one method.
+
+        Parameters
+        ----------
+        label
+            The method's.
+        samples
+            B prompts, at most `batch_size`.
+        seed
+            Seed of the run.
+
+        Returns
+        -------
+        images : np.ndarray
+            (B, H, W, 3) uint8.
+        masked : list of float
+            Share of the tokens that was blurred, of each.
+
+        Raises
+        ------
+        AssetError
+            The latents are NaN or infinite, or the layer does not exist.
+        """
+        filled = [*samples, *[samples[-1]] * (self._width - len(samples))]
+        latents = self._model.noise([noise_seed(seed, each.id) for each in filled])
+        try:
+            done = sample(
+                self._model, latents, [each.prompt for each in filled], self._guidance, self._saliencies[label]
+            )
+        except NotFiniteError as error:
+            raise self._not_finite(label, samples, error) from error
+        return self._model.decode(done.latents[: len(samples)]), done.masked[: len(samples)].tolist()
+
+    def _described(self, label: str, samples: Sequence[Prompt], seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        images, masked = self.images(label, samples, seed)
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)
+        features, logits = (each.cpu() for each in self._extractor.features(pixels))
+        return images, [
+            {"features": pack(features[row]), "logits": pack(logits[row]), "masked": share}
+            for row, share in enumerate(masked)
+        ]
+
+    def _not_finite(self, label: str, samples: Sequence[Prompt], error: NotFiniteError) -> AssetError:
+        ids = dict.fromkeys(samples[min(row, len(samples) - 1)].id for row in error.rows)
+        model = self.config.model
+        return AssetError(
+            f"{model.name} gives NaN or infinite latents for sample {', '.join(ids)} with {label} after {error.step} "
+            f"steps in {model.dtype}: repair its weights, or set model.dtype=float32 or a smaller task.sag_scale; "
+            "finished samples are kept."
+        )
+
+    @cached_property
+    def _guidance(self) -> Guidance:
+        task = self.config.task
+        return Guidance(task.layer, task.sag_scale, task.cfg, task.mask_threshold, task.mask_cap)
+
+    @cached_property
+    def _width(self) -> int:
+        return min(self.config.batch_size, len(self._dataset))
+
+    @cached_property
+    def _weights(self) -> str:
+        parts = [models.weights_digest(self.config.model), extractor_digest(self.config.data.extractor)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @cached_property
+    def _dataset(self) -> Compared:
+        return open_dataset(self.config.data)
+
+    @cached_property
+    def _extractor(self) -> Any:
+        return load_extractor(self.config.data.extractor, self.device)
+
+    @cached_property
+    def _model(self) -> Any:
+        model = self.config.model
+        return models.load(
+            model.family,
+            source=model.source,
+            revision=model.revision,
+            device=self.device,
+            dtype=DTYPES[model.dtype],
+            image_size=model.image_size,
+            steps=model.steps,
+        )

@@ -1,0 +1,57 @@
+"""Features of the images that generated ones are compared with, kept beside a run's records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attention_chains.tasks.probe import load_tensors, save_tensors
+
+FILE = "reference.safetensors"
+AT_ONCE = 50  # images in a pass of the extractor, as torch-fidelity has it; changes no feature
+
+
+def keep_reference(folder: Path, reference: Any, extractor: Any, extractor_digest: str) -> None:
+    """Compute the features of a reference set once and write them to `<folder>/reference.safetensors`.
+
+    It holds "features" (m, d) and "logits" (m, classes), fp32, sorted by the images' ids. What another process or an
+    earlier attempt left there is taken if it is of the same images and extractor.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    reference
+        `data.reference.References`: `len`, `[i]`, `ids`, `fingerprint`.
+    extractor
+        Gives features and logits of uint8 images (B, 3, H, W).
+    extractor_digest
+        Hash of its weights.
+
+    Raises
+    ------
+    DataError
+        An image cannot be used.
+    RecordError
+        The file cannot be written, or one that is there cannot be read.
+    """
+    path, identity = folder / FILE, f"{reference.fingerprint} {extractor_digest}"
+    if load_tensors(path, identity) is not None:
+        return
+    parts = [extractor.features(pixels) for pixels in _batches(reference)]
+    features, logits = (torch.cat([each.cpu() for each in side]) for side in zip(*parts, strict=True))
+    save_tensors(path, {"features": features, "logits": logits}, {"identity": identity})
+
+
+def _batches(reference: Any) -> Iterator[Tensor]:
+    """The images in the order of their ids, uint8 (B, 3, H, W)."""
+    order = sorted(range(len(reference)), key=reference.ids.__getitem__)
+    for first in tqdm(range(0, len(order), AT_ONCE), desc="reference images", unit="batch", leave=False):
+        images = np.stack([reference[index].image for index in order[first : first + AT_ONCE]])
+        yield torch.from_numpy(images).permute(0, 3, 1, 2)
