@@ -11,8 +11,8 @@ STAMP := $(VENV)/.installed
 SCALE := mini
 ARGS :=
 RUN = $(BIN)/python run.py scale=$(SCALE)
-TABLES := table1 table4 table5 table6 table7 table8 table9
-FIGURES := fig7 fig8 fig9
+TABLES := table1 table2 table3 table4 table5 table6 table7 table8 table9
+FIGURES := fig5 fig7 fig8 fig9 fig12
 
 # The first of these that runs is taken; version managers leave names on the PATH that do not.
 PYTHON := python3.13 python3.12 python3.11 python3
@@ -39,8 +39,14 @@ lint: $(STAMP) ## Check code style, formatting, docstrings and, in the chain cor
 
 tables: $(TABLES) ## Regenerate every table (SCALE=paper for the paper's checkpoints)
 
-table1: $(STAMP) ## Regenerate Table 1, the FLUX rows, into results/table1
+table1: $(STAMP) ## Regenerate Table 1, the rows of FLUX and DiffSeg, into results/table1
 	$(RUN) experiment=table1 $(ARGS)
+
+table2: $(STAMP) ## Regenerate Table 2, IS, FID and KID of guided generation, into results/table2
+	$(RUN) experiment=table2 $(ARGS)
+
+table3: $(STAMP) ## Regenerate Table 3, anchors of DiffSeg, into results/table3
+	$(RUN) experiment=table3 $(ARGS)
 
 table4: $(STAMP) ## Regenerate Table 4, token masking, into results/table4
 	$(RUN) experiment=table4 $(ARGS)
@@ -62,6 +68,9 @@ table9: $(STAMP) ## Regenerate Table 9, tests on the runs of Tables 5, 6 and 8, 
 
 figures: table7 $(FIGURES) ## Regenerate every figure, the one beside Table 7 included
 
+fig5: $(STAMP) ## Regenerate Figure 5, images with and without guidance, into results/fig5
+	$(RUN) experiment=fig5 $(ARGS)
+
 fig7: $(STAMP) ## Regenerate Figure 7, curves of token masking, into results/fig7
 	$(RUN) experiment=fig7 $(ARGS)
 
@@ -71,8 +80,11 @@ fig8: $(STAMP) ## Regenerate Figure 8, the number of masked blocks, into results
 fig9: $(STAMP) ## Regenerate Figure 9, masking budgets of the heads, into results/fig9
 	$(RUN) experiment=fig9 $(ARGS)
 
+fig12: $(STAMP) ## Regenerate Figure 12, more such images, into results/fig12
+	$(RUN) experiment=fig12 $(ARGS)
+
 minis: $(STAMP) ## Train the miniatures again; an interrupted training goes on
-	@for name in flux vit clip dinov1 dinov2; do $(BIN)/python scripts/train_minis.py $$name $(ARGS) || exit 1; done
+	@for name in flux vit clip dinov1 dinov2 sd15; do $(BIN)/python scripts/train_minis.py $$name $(ARGS) || exit 1; done
 
 bench: $(STAMP) ## Measure the chain core beside what else there is; some minutes, on an idle machine
 	@$(BIN)/python -c 'import fast_pagerank, networkx, sknetwork' 2>/dev/null || { \

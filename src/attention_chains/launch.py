@@ -82,7 +82,7 @@ def runs_of(asked: RunConfig, overrides: Sequence[str]) -> tuple[list[RunConfig]
     -------
     now, others : list of RunConfig
         What is to be run, and what belongs to the same table but is left to other jobs. Without an experiment of
-        several models: `asked` itself, and nothing.
+        several models or experiments: `asked` itself, and nothing.
 
     Raises
     ------
@@ -91,6 +91,8 @@ def runs_of(asked: RunConfig, overrides: Sequence[str]) -> tuple[list[RunConfig]
     """
     if asked.parts:
         return _runs_of_parts(asked, overrides), []
+    if asked.beside:
+        return [asked, *_runs_beside(asked, overrides)], []
     if not asked.models:
         return [asked], []
     if asked.scale not in asked.models:
@@ -123,6 +125,13 @@ def _runs_of_parts(asked: RunConfig, overrides: Sequence[str]) -> list[RunConfig
         of_part = [*rest, f"experiment={part}"]
         runs += runs_of(_resolved(of_part), of_part)[0]
     return runs
+
+
+def _runs_beside(asked: RunConfig, overrides: Sequence[str]) -> list[RunConfig]:
+    """The runs of other experiments for the same table: what was said of the own model and methods is not of theirs."""
+    own = ("experiment=", "model=", "model.", "methods.")
+    rest = [each for each in overrides if not each.lstrip("+~").startswith(own)]
+    return [run for name in asked.beside for run in runs_of(_resolved([*rest, f"experiment={name}"]), rest)[0]]
 
 
 def _resolved(overrides: list[str]) -> RunConfig:

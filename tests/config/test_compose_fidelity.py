@@ -11,7 +11,7 @@ import pytest
 from attention_chains import methods
 from attention_chains.config import MethodConfig
 from attention_chains.config.checks import values
-from attention_chains.config.signatures import keys_of
+from attention_chains.config.signatures import FUNCTIONS, keys_of
 from attention_chains.methods import incoming
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -89,7 +89,7 @@ def test_a_key_that_is_left_out_has_the_methods_own_default(configured):
 def test_the_defaults_read_off_a_file_are_those_of_the_function():
     for name in methods.names():
         module = importlib.import_module(f"attention_chains.methods.{name}")
-        function = getattr(module, "scores", None) or module.ranking
+        function = next(getattr(module, kind) for kind in FUNCTIONS if hasattr(module, kind))
         parameters = inspect.signature(function).parameters.values()
         assert keys_of(name) == {each.name: each.default for each in parameters if each.default is not each.empty}
     assert keys_of("no_such_method") is None
@@ -97,14 +97,20 @@ def test_the_defaults_read_off_a_file_are_those_of_the_function():
 
 @pytest.mark.parametrize(
     ("task", "model", "method"),
-    [("segmentation", "flux", "outgoing"), ("masking", "vit", "tokenrank"), ("probing", "vit", "tokenrank")],
+    [
+        ("segmentation", "flux", "outgoing"),
+        ("masking", "vit", "tokenrank"),
+        ("probing", "vit", "tokenrank"),
+        ("generation", "sd15", "sag_tokenrank"),
+        ("diffseg", "sd15", "tokenrank_grid"),
+    ],
 )
 def test_a_task_alone_has_a_model_and_a_method_that_suit_it(task, model, method, configured):
     run = configured(f"task={task}")
     assert (run.task.name, run.model.name, run.data.name, list(run.methods)) == (
         task,
         model,
-        {"segmentation": "digit_scenes"}.get(task, "digit_classes"),
+        {"segmentation": "digit_scenes", "generation": "prompts", "diffseg": "digit_labels"}.get(task, "digit_classes"),
         [method],
     )
 
@@ -123,15 +129,35 @@ def test_a_task_with_a_model_and_a_method_is_what_was_asked_for(configured):
             "task=segmentation task.noise=0.25 task.threshold=te",
             "segmentation-1 t=0.25 word=t5 pooled=real threshold=te",
         ),
-        ("task=masking", "masking-1 fractions=21"),
+        ("task=masking", "masking-2 fractions=21"),
         (
             "task=probing task.learning_rates=[1e-5,0.001]",
-            "probing-1 probe=maps lr=1e-05,0.001 epochs=20 batch=128 scaling=raw",
+            "probing-2 probe=maps lr=1e-05,0.001 epochs=20 batch=128 scaling=raw",
+        ),
+        ("task=generation", "generation-1 layer=up_blocks.2.attentions.2 cfg=1 sag=0.75 mask=1 cap=0.4"),
+        (
+            "task=generation task.mask_cap=null task.layer=mid_block.attentions.0",
+            "generation-1 layer=mid_block.attentions.0 cfg=1 sag=0.75 mask=1",
+        ),
+        ("task=diffseg", "diffseg-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"),
+        (
+            "experiment=_table1_diffseg",
+            "segmentation-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no",
         ),
     ],
 )
 def test_the_reading_names_the_protocol_and_every_choice_that_the_task_has_a_use_for(overrides, reading, configured):
     assert configured(*overrides.split()).task.reading == reading
+
+
+def test_generation_has_the_papers_numbers_at_scale_paper_and_enough_images_at_scale_mini(configured):
+    paper, mini = configured("task=generation", "scale=paper"), configured("experiment=table2")
+    assert (paper.data.n, paper.data.reference_n, paper.data.reference_crop, paper.data.kid_subset) == (
+        50_000, 50_000, 512, 1000
+    )  # fmt: skip
+    assert (paper.data.min_score, paper.data.min_width, paper.data.min_height) == (6.65, 512, 512)
+    assert (paper.data.extractor, paper.data.prompt, paper.model.steps) == ("inception-v3-compat", "", 50)
+    assert (mini.data.extractor, mini.data.n, mini.data.kid_subset) == ("mini-vit", 1000, 500)
 
 
 def test_table8_is_five_seeds(configured):

@@ -17,7 +17,8 @@ KEYS = list(schema_keys(RunConfig))
 
 SENTENCES = {
     "method=outgoign": "method=outgoign does not exist: method is one of center_column, center_row, cls, "
-    "column_select, column_sum, incoming, outgoing, random, random_row, row_select, tokenrank; did you mean outgoing?",
+    "column_select, column_sum, diffseg, incoming, none, outgoing, random, random_row, row_select, sag_column_sum, "
+    "sag_tokenrank, tokenrank, tokenrank_grid, uniform_grid; did you mean outgoing?",
     "scale=huge": "scale=huge does not exist: scale is one of mini, paper.",
     "experiment=table77": "did you mean table7?",
     "metod=outgoing": "There is no key 'metod'; did you mean method",
@@ -72,6 +73,21 @@ def test_a_refusal_is_one_line_that_names_the_key_and_the_way_out(override, refu
 def test_a_one_bounce_method_refuses_more_bounces(refused):
     sentence = refused("method=row_select", "method.n=3")
     assert "row_select is one bounce by definition; for more bounces use incoming" in sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    {
+        "data.n=499": "data.n is 499, fewer than the 500 images of a KID subset: raise it, or lower data.kid_subset.",
+        "data.reference_n=400": "data.reference_n is 400, fewer than the 500 images of a KID subset",
+        "scale=paper data.n=900": "data.n is 900, fewer than the 1000 images of a KID subset",
+        "task.mask_cap=0": "task.mask_cap is 0.0, but it must be above 0 and at most 1",
+        "data.extractor=resnet": "data.extractor cannot be 'resnet'; it is one of mini-vit, inception-v3-compat.",
+        "method.n=2": "method.n is 2, but task=generation has no use for it with sag_tokenrank: its keys are alpha.",
+    }.items(),
+)
+def test_generation_that_cannot_be_measured_is_refused_before_it_starts(overrides, said, refused):
+    assert said in refused("task=generation", *overrides.split())
 
 
 @pytest.mark.parametrize("given", ["n=2", "stream=dual", "budget=random"])

@@ -13,6 +13,7 @@ from attention_chains.config import ConfigError, RunConfig, register, resolve
 from attention_chains.launch import check_sweep, runs_of
 from attention_chains.report.curves import read_figure
 from attention_chains.report.definition import read_definition
+from attention_chains.report.grid import read_grid
 from attention_chains.report.significance import read_tests
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -67,6 +68,19 @@ def test_tables_and_figures_of_the_same_methods_share_their_runs(runs):
     ]
 
 
+def test_table2_and_the_figures_beside_it_share_their_images(runs):
+    first, *others = (runs(f"experiment={name}")[0] for name in ("table2", "fig5", "fig12"))
+    assert [[replace(run, experiment="table2") for run in each] for each in others] == [first, first]
+
+
+def test_table1_runs_diffseg_beside_its_own_methods(runs):
+    now, others = runs("experiment=table1", "data.n=7", "model=flux_dev", "scale=paper", "methods.outgoing-n2.n=3")
+    assert others == [] and [(run.model.name, run.data.n) for run in now] == [("flux_dev", 7), ("sd15", 7)]
+    assert now[0].methods["outgoing-n2"].n == 3 and list(now[1].methods) == ["diffseg"]
+    assert {run.task.name for run in now} == {"segmentation"} and now[1].task.noise is None
+    assert now[0].data == now[1].data
+
+
 def test_an_experiment_of_parts_is_the_runs_of_all_of_them(runs):
     now, others = runs("experiment=table9", "device=cpu")
     parts = [run for part in ("table5", "table6", "table8") for run in runs(f"experiment={part}", "device=cpu")[0]]
@@ -101,6 +115,14 @@ def test_a_sweep_checks_the_runs_of_every_part_before_its_first_job():
 
 @pytest.mark.parametrize("scale", ["mini", "paper"])
 def test_everything_that_a_table_or_a_figure_names_is_run(scale, runs):
+    for name, of in (("table1", "flux sd15"), ("table2", "sd15"), ("table3", "sd15")):
+        definition = read_definition(EXPERIMENTS / name / "table.yaml")
+        now, _ = runs(f"experiment={name}", f"scale={scale}")
+        assert {row.method for row in definition.rows} - {None} <= {label for run in now for label in run.methods}
+        assert {run.task.name for run in now} == {definition.task} and [run.model.name for run in now] == of.split()
+    for name in ("fig5", "fig12"):
+        shown = {column.method for column in read_grid(EXPERIMENTS / name / "grid.yaml").columns}
+        assert shown == set(runs(f"experiment={name}", f"scale={scale}")[0][0].methods)
     for name in ("table4", "table5", "table6"):
         definition = read_definition(EXPERIMENTS / name / "table.yaml")
         now, _ = runs(f"experiment={name}", f"scale={scale}")

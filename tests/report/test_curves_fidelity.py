@@ -20,7 +20,7 @@ LASTING |= {"tokenrank-converged": 0.26}
 
 def render(name: str, experiments: Path, runs, results: Path):
     definition = read_figure(experiments / name / "figure.yaml")
-    return render_figure(name, definition, runs, results, "mini", "masking-1", "models on data")
+    return render_figure(name, definition, runs, results, "mini", "masking-2", "models on data")
 
 
 def test_a_line_is_accuracy_over_clean_accuracy_inside_its_band(experiments: Path, masking_run) -> None:

@@ -76,6 +76,27 @@ def test_a_single_method_is_shown_without_a_paper_beside_it(records, experiments
     assert "outgoing" in capsys.readouterr().out and not (tmp_path / "table7").exists()
 
 
+def test_diffseg_stands_in_table1_beside_the_rows_of_flux(records, experiments, tmp_path: Path, capsys) -> None:
+    asked, beside = config(tmp_path, "experiment=table1"), config(tmp_path, "experiment=_table1_diffseg")
+    others = [{**each, "stats": {"diffseg": each["stats"]["incoming-n2"]}} for each in records]
+    finished = [
+        Finished(chosen, [Outcome(Path(f"runs/{chosen.model.name}"), 0, held, 0, len(held))])
+        for chosen, held in ((asked, records), (beside, others))
+    ]
+    present(finished, [], asked, experiments)
+    text = (tmp_path / "table1/mini/table.md").read_text()
+    assert "flux, sd15 on digit_scenes" in text and "timestep=300" in text and "pooled=real" in text
+    row = next(line for line in text.splitlines() if line.startswith("| DiffSeg |"))
+    assert row.count("(65.41)") == 1 and "| (" not in row  # every column is measured
+
+
+def test_the_images_of_a_data_set_on_disk_are_listed(records, experiments, tmp_path: Path) -> None:
+    chosen = config(tmp_path, "experiment=table1", "data.path=somewhere")
+    shown(chosen, records, len(records), experiments)
+    listed = (tmp_path / "table1/mini/images.txt").read_text().split()
+    assert listed == sorted(record["id"] for record in records)
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_that_launch_knows(records, experiments, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

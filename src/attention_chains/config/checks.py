@@ -21,9 +21,11 @@ ONE_BOUNCE = {"row_select": "incoming", "column_select": "outgoing"}
 TASK_KEYS = {"masking": ("blocks", "budget"), "probing": ("heads",)}  # of a method, but used by the task itself
 VISION = ("vit", "clip", "dinov1", "dinov2")
 TAKES = {  # model families and data sets
-    "segmentation": (("flux",), ("digit_scenes", "imagenet_segmentation")),
+    "segmentation": (("flux", "sd15"), ("digit_scenes", "imagenet_segmentation")),
     "masking": (VISION, ("digit_classes", "imagenet", "imagenette")),
     "probing": (VISION, ("digit_classes", "imagenette")),
+    "generation": (("sd15",), ("prompts",)),
+    "diffseg": (("sd15",), ("digit_labels", "coco_stuff")),
 }
 PROMPT_FIELDS = {"word", "caption"}
 
@@ -80,6 +82,7 @@ def check(run: RunConfig) -> None:
     _check_shard(run)
     _check_prompt(run)
     _check_models(run)
+    _check_subsets(run)
     for path, method in {"method": run.method, **{f"methods.{k}": v for k, v in run.methods.items()}}.items():
         _check_bounces(path, method)
         _check_teleport(path, method)
@@ -165,6 +168,17 @@ def _check_taken(path: str, method: MethodConfig, task: str) -> None:
 def _check_heads(path: str, method: MethodConfig, task: str) -> None:
     if method.heads == "random" and task == "segmentation":
         raise ConfigError(f"{path}.heads is random, but task={task} mixes heads by lambda2 or uniform.")
+
+
+def _check_subsets(run: RunConfig) -> None:
+    subset = run.data.kid_subset
+    for name in ("n", "reference_n"):
+        number = getattr(run.data, name)
+        if subset is not None and number is not None and number < subset:
+            raise ConfigError(
+                f"data.{name} is {number}, fewer than the {subset} images of a KID subset: raise it, or lower "
+                "data.kid_subset."
+            )
 
 
 def _check_models(run: RunConfig) -> None:

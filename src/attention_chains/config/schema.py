@@ -30,6 +30,8 @@ def _readable(value: Any) -> str:
     """A value as a table prints it: 0.5, not 0.50; a list without brackets."""
     if isinstance(value, list):
         return ",".join(map(_readable, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -63,6 +65,29 @@ class TaskConfig:
     epochs: int | None = key("passes over the training images of a probe", None, low=1)
     train_batch: int | None = key("training images in a step of a probe", None, low=1, printed="batch")
     scaling: str | None = key("maps fed to a probe: as they are, or each by its maximum", None, choices=("raw", "max"))
+    layer: str | None = key("generation: self-attention that guides, by the name of its module", None)
+    cfg: float | None = key("generation: classifier-free guidance; 1 is none", None, low=0)
+    sag_scale: float | None = key(
+        "generation: how far a sample is driven from its blurred one", None, low=0, printed="sag"
+    )
+    mask_threshold: float | None = key(
+        "generation: tokens above it are blurred, where their mean is 1", None, low=0, printed="mask"
+    )
+    mask_cap: float | None = key(
+        "generation: at most this share of the tokens is blurred; null is no limit",
+        None,
+        above=0,
+        high=1,
+        printed="cap",
+    )
+    timestep: int | None = key("diffseg: time step at which the attention is read", None, low=0)
+    grid: int | None = key("diffseg: anchors along a side, grid x grid of them", None, low=1)
+    tau: float | None = key("diffseg: maps nearer than this symmetric KL are merged", None, above=0)
+    iterations: int | None = key("diffseg: rounds of merging", None, low=1)
+    precision: str | None = key(
+        "diffseg: of the distances; float16 is the official code's", None, choices=("float32", "float16")
+    )
+    refine: bool | None = key("diffseg: whether k-means refines the segments", None)
 
     @property
     def reading(self) -> str:
@@ -131,6 +156,7 @@ class MethodConfig:
     heads: str | None = key("weights of the heads' mean", None, choices=("lambda2", "uniform", "random"))
     stream: str | None = key("blocks whose attention is read", None, choices=("dual", "single"))
     blocks: int | None = key("masked blocks, from the input side; null is the first half", None, low=0)
+    distance: float | None = key("least distance of two anchors, in cells of the map, Euclidean", None, low=0)
     budget: str | None = key(
         "how heads share the masked tokens; null: each masks as many", None, choices=("uniform", "random", "lambda2")
     )
@@ -153,6 +179,34 @@ class DataConfig:
     word: str | None = key("which word of the caption the chain starts from", None, choices=("colour", "digit"))
     prompt: str | None = key("the text fed to the model; {word} and {caption} stand for the sample's own", None)
     eval_size: int | None = key("side at which masks are compared, pixels", None, low=1)
+    labels: str | None = key("folder or archive of the label maps, or file of annotations", None, identity=False)
+    list: str | None = key("file or URL of the ids that are taken, one a line", None, identity=False)
+    list_sha256: str | None = key(
+        "SHA-256 of that file, which a URL needs",
+        None,
+        pattern=r"[0-9a-f]{64}",
+        form="64 lower-case hexadecimal digits",
+        identity=False,
+    )
+    extractor: str | None = key(
+        "network whose features IS, FID and KID compare", None, choices=("mini-vit", "inception-v3-compat")
+    )
+    reference: str | None = key(
+        "images that generated ones are compared with: generated scenes, a folder, or img2dataset's tars",
+        None,
+        choices=("digit_scenes", "folder", "webdataset"),
+    )
+    reference_path: str | None = key("folder of those images or tars", None, identity=False)
+    reference_n: int | None = key("number of those images, from the first; null is all of them", None, low=2)
+    reference_crop: int | None = key(
+        "side of the square that those images are cropped and resized to, pixels; null takes them as they are",
+        None,
+        low=8,
+    )
+    min_score: float | None = key("webdataset: images above this aesthetic score", None)
+    min_width: int | None = key("webdataset: images wider than this, pixels", None, low=0)
+    min_height: int | None = key("webdataset: images higher than this, pixels", None, low=0)
+    kid_subset: int | None = key("images in each of the subsets that KID averages over", None, low=2)
     skip_bad: bool = key("go on without the samples that cannot be read, and say how many", False, identity=False)
 
 
@@ -202,6 +256,9 @@ class RunConfig:
         dict, "the models that an experiment runs, by scale", identity=False, flat=True
     )
     parts: list[str] = section(list, "the experiments whose runs fill this one's table", identity=False)
+    beside: list[str] = section(
+        list, "further experiments whose runs fill rows of this one's table, beside its own", identity=False
+    )
     data: DataConfig = section(DataConfig)
     scale: str = key("which checkpoint and which data", choices=SCALES)
     experiment: str | None = key("the table or figure whose runs these are", None, identity=False)

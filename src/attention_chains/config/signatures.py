@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 METHODS = Path(__file__).resolve().parents[1] / "methods"
-FUNCTIONS = ("scores", "ranking")
+FUNCTIONS = ("scores", "ranking", "saliency", "anchors", "segments")  # one of each kind of method
 
 
 @cache

@@ -11,7 +11,7 @@ from itertools import pairwise
 from attention_chains.metrics.metric import Metric
 from attention_chains.report.bootstrap import Interval
 from attention_chains.report.definition import Definition, Ordering
-from attention_chains.report.measurement import Measurement
+from attention_chains.report.measurement import Intervals, Measurement
 from attention_chains.report.table import Cell, escape, markdown_table, number, published, span
 
 Measurements = Mapping[tuple[str, str], Measurement | None]
@@ -91,18 +91,28 @@ def overall(steps: Sequence[Difference]) -> str:
     return next(verdict for verdict in (FAILS, UNDECIDED, NOT_MEASURED, HOLDS) if verdict in verdicts)
 
 
-def comparison_section(differences: Sequence[Difference]) -> str:
-    """Markdown section of paired differences."""
-    metric = differences[0].metric
-    unit = "points" if metric.unit == "%" else metric.name
+def comparison_section(differences: Sequence[Difference], intervals: Intervals) -> str:
+    """Markdown section of paired differences, whose intervals came about as told."""
     text = (
-        f"First minus second, in {unit}. The interval is of the difference on the same images (paired bootstrap); "
-        "confidence is the share of "
-        f"resamples in which the first is the {'greater' if metric.better == 'higher' else 'lower, which is better'}."
+        f"First minus second, in {_unit(differences)}. The interval is of the difference on the same images "
+        f"({intervals.paired}); confidence is {intervals.confidence} the first is the {_better(differences)}."
     )
     header = ["", "column", "paper", "measured", "95 % interval", "confidence", "n"]
     rows = [[_minus(step), escape(step.column), *_numbers(step)] for step in differences]
     return f"## Paired differences\n\n{text}\n\n{markdown_table(header, rows)}"
+
+
+def _unit(differences: Sequence[Difference]) -> str:
+    units = {"points" if each.metric.unit == "%" else each.metric.name for each in differences}
+    return units.pop() if len(units) == 1 else "the unit of its column"
+
+
+def _better(differences: Sequence[Difference]) -> str:
+    directions = {each.metric.better for each in differences}
+    if len(directions) > 1:
+        lower = dict.fromkeys(escape(each.metric.name) for each in differences if each.metric.better == "lower")
+        return f"better ({', '.join(lower)}: the lower)"
+    return "greater" if directions == {"higher"} else "lower, which is better"
 
 
 def ordering_section(ordering: Ordering, steps: Sequence[Difference]) -> str:
@@ -190,13 +200,15 @@ def _minus(step: Difference, sign: str = "\N{MINUS SIGN}") -> str:
 
 
 def _numbers(step: Difference) -> list[str]:
+    unit, decimals = step.metric.unit, step.metric.decimals
+    paper = published(step.paper, signed=True, decimals=decimals)
     if step.measured is None:
-        return [published(step.paper, signed=True), "", "", "", ""]
-    low, high, unit = step.measured.low, step.measured.high, step.metric.unit
+        return [paper, "", "", "", ""]
+    low, high = step.measured.low, step.measured.high
     return [
-        published(step.paper, signed=True),
-        number(step.measured.value, signed=True, unit=unit),
-        span(low, high, signed=True, unit=unit),
+        paper,
+        number(step.measured.value, signed=True, unit=unit, decimals=decimals),
+        span(low, high, signed=True, unit=unit, decimals=decimals),
         _confidence(step.confidence),
         str(step.n),
     ]

@@ -112,11 +112,14 @@ class Definition:
         Further metrics of the families that are the same for every row; shown once, below the table.
     comparisons : list of Pair
     orderings : list of Ordering
-    tolerance : Tolerance
+    tolerance : Tolerance, optional
+        None where no distance from the paper would mean anything.
     notes : list of str
         Sentences printed below the table.
     panels : Panels, optional
         The picture beside the table.
+    grid : int, optional
+        Samples in the picture of generated images beside the table, a column for each row that is measured.
     """
 
     title: str = REQUIRED
@@ -128,9 +131,10 @@ class Definition:
     beside: list[str] = field(default_factory=list)
     comparisons: list[Pair] = field(default_factory=list)
     orderings: list[Ordering] = field(default_factory=list)
-    tolerance: Tolerance = field(default_factory=Tolerance)
+    tolerance: Tolerance | None = field(default_factory=Tolerance)
     notes: list[str] = field(default_factory=list)
     panels: Panels | None = None
+    grid: int | None = None
 
     def metric_of(self, column: str) -> Metric:
         """What a column measures."""

@@ -8,7 +8,6 @@ from math import isfinite
 from pathlib import Path
 
 from attention_chains.metrics.metric import Metric
-from attention_chains.report.bootstrap import RESAMPLES
 from attention_chains.report.comparison import (
     Measurements,
     comparison_section,
@@ -19,7 +18,7 @@ from attention_chains.report.comparison import (
     orderings_section,
 )
 from attention_chains.report.definition import Definition, MiouKind, Row, read_definition
-from attention_chains.report.measurement import Measurement, Run, collect, metrics_of
+from attention_chains.report.measurement import Measurement, Run, collect, intervals_of, metrics_of
 from attention_chains.report.plot import draw_cells
 from attention_chains.report.table import Cell, escape, markdown_table, number, span, write_table, write_texts
 
@@ -158,9 +157,9 @@ class Experiment:
         differences = comparisons(self.definition, cells, measured)
         folder, title = results / self.name / scale, self.definition.title
         shown = [f"![{Path(picture).stem}]({picture})" for picture in ("plot.png", *pictures)]
-        named = [run.name for run in runs]
-        caption = [*_caption(cells, measured_on, skipped, named), *self._averaged(models), *shown]
-        compared = [comparison_section(differences)] if differences else []
+        named, intervals = [run.name for run in runs], intervals_of(self.definition.task)
+        caption = [*_caption(cells, measured_on, skipped, named, intervals.single), *self._averaged(models), *shown]
+        compared = [comparison_section(differences, intervals)] if differences else []
         sections = [*self._beside(measured), *compared, *self._orderings(cells, measured), self._notes(cells, measured)]
         paths = write_table(cells, folder, title, caption, sections)
         paths += write_texts(folder, {"differences.csv": differences_csv(differences)})
@@ -175,6 +174,7 @@ class Experiment:
             note=note,
             metric=metric.name if self.definition.families else "",
             unit=metric.unit,
+            decimals=metric.decimals,
             scale=scale,
             protocol=protocol,
         )
@@ -222,9 +222,9 @@ class Experiment:
         distances = [
             abs(cell.difference) for cell in cells if cell.difference is not None and cell.scale == PAPER_SCALE
         ]
-        if not distances:
-            return []
         tolerance = self.definition.tolerance
+        if not distances or tolerance is None:
+            return []
         strict, acceptable = (sum(d <= limit for d in distances) for limit in (tolerance.strict, tolerance.acceptable))
         return [
             f"Of {len(distances)} numbers that can be compared, {strict} lie within {tolerance.strict:g} of the paper "
@@ -263,7 +263,7 @@ def _beside_section(metric: Metric, columns: Sequence[str], measured: Measuremen
     return f"{heading}\n\n{markdown_table(['', 'measured', '95 % interval', 'n'], rows)}"
 
 
-def _caption(cells: Sequence[Cell], measured_on: str, skipped: int, runs: Sequence[str]) -> list[str]:
+def _caption(cells: Sequence[Cell], measured_on: str, skipped: int, runs: Sequence[str], intervals: str) -> list[str]:
     scale, protocol = cells[0].scale, cells[0].protocol
     counts = sorted({cell.n for cell in cells if cell.n is not None})
     images = " or ".join(map(str, counts)) or "no"
@@ -272,8 +272,7 @@ def _caption(cells: Sequence[Cell], measured_on: str, skipped: int, runs: Sequen
     caption = [
         f"Measured: {measured_on}; scale `{scale}`, {images} images, {skipped} skipped.",
         f"Protocol `{protocol}`. Runs: {named}.",
-        f"Intervals: 95 % percentile bootstrap over images, {RESAMPLES} resamples."
-        + (_REPEATS.format(repeats) if repeats > 1 else ""),
+        f"Intervals: {intervals}" + (_REPEATS.format(repeats) if repeats > 1 else ""),
     ]
     return [*caption, caption_of_scale(scale)]
 

@@ -13,6 +13,7 @@ from attention_chains.config import RunConfig
 from attention_chains.report.curves import FigureDefinition, read_figure, render_figure
 from attention_chains.report.definition import Definition, Row
 from attention_chains.report.experiment import Experiment
+from attention_chains.report.grid import GridDefinition, draw_images, read_grid, render_grid
 from attention_chains.report.measurement import Run, metrics_of
 from attention_chains.report.panels import draw_examples
 from attention_chains.report.significance import TestDefinition, console_tests, read_tests, render_tests
@@ -20,7 +21,7 @@ from attention_chains.report.table import console_table, write_texts
 from attention_chains.tasks import Finished
 
 WIDTH = 120  # of tables written to a file or a pipe, where there is no terminal to fit into
-TABLE, FIGURE = "table.yaml", "figure.yaml"
+TABLE, FIGURE, GRID = "table.yaml", "figure.yaml", "grid.yaml"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,14 @@ class Shown:
     def runs(self) -> list[Run]:
         """The records, run by run."""
         return [
-            Run(outcome.folder.name, each.config.task.name, each.config.model.name, outcome.seed, outcome.records)
+            Run(
+                outcome.folder.name,
+                each.config.task.name,
+                each.config.model.name,
+                outcome.seed,
+                outcome.records,
+                outcome.folder,
+            )
             for each in self.finished
             for outcome in each.outcomes
         ]
@@ -107,6 +115,8 @@ def present(
     folder = experiments / asked.experiment
     if (folder / FIGURE).exists():
         return _present_figure(shown, folder.name, read_figure(folder / FIGURE))
+    if (folder / GRID).exists():
+        return _present_grid(shown, folder.name, read_grid(folder / GRID))
     if asked.parts:
         return _present_tests(shown, folder.name, read_tests(folder / TABLE))
     return _present_table(shown, Experiment.read(folder))
@@ -122,7 +132,15 @@ def described(finished: Sequence[Finished]) -> str:
 
 def _described_data(config: RunConfig) -> str:
     data = config.data
-    named = (("split", data.split), ("word", data.word), ("training images", data.train))
+    named = (
+        ("split", data.split),
+        ("word", data.word),
+        ("training images", data.train),
+        ("features of", data.extractor),
+        ("beside", data.reference),
+        ("reference images", data.reference_n),
+        ("KID subsets of", data.kid_subset),
+    )
     return ", ".join([data.name, *(f"{name} {value}" for name, value in named if value is not None)])
 
 
@@ -164,7 +182,7 @@ def _list_images(shown: Shown, folder: Path) -> list[Path]:
     """Say which images of a data set were taken: images.txt, an id a line. Generated ones are known by their seed."""
     if shown.asked.data.path is None:
         return []
-    ids = {record["id"] for records in shown.runs.values() for record in records}
+    ids = {record["id"] for run in shown.runs for record in run.records}
     return write_texts(folder, {"images.txt": "".join(f"{name}\n" for name in sorted(ids))})
 
 
@@ -174,6 +192,10 @@ def _write_table(shown: Shown, experiment: Experiment, reading: str) -> None:
     if panels is not None:
         pictures = [shown.results / experiment.name / asked.scale / "figure.png"]
         draw_examples(tasks.build(asked), panels, asked.scale, asked.seed, pictures[0])
+    if experiment.definition.grid is not None:
+        columns = {row.label: row.method for row in experiment.definition.rows if row.method}
+        path = shown.results / experiment.name / asked.scale / "images.png"
+        pictures.append(draw_images(columns, experiment.definition.grid, shown.runs, path))
     listed = _list_images(shown, shown.results / experiment.name / asked.scale)
     _, paths = experiment.render(
         shown.runs,
@@ -200,4 +222,10 @@ def _present_figure(shown: Shown, name: str, definition: FigureDefinition) -> di
     about = (shown.asked.scale, ", ".join(shown.readings), described(shown.finished))
     _, paths = render_figure(name, definition, shown.runs, shown.results, *about)
     shown.say_written(paths)
+    return {}
+
+
+def _present_grid(shown: Shown, name: str, definition: GridDefinition) -> dict[str, float]:
+    about = (shown.asked.scale, ", ".join(shown.readings), described(shown.finished))
+    shown.say_written(render_grid(name, definition, shown.runs, shown.results, *about))
     return {}

@@ -26,7 +26,7 @@ class Cell:
     paper, measured : float or None
         The paper's number, and ours.
     low, high : float or None
-        Ends of the 95 % bootstrap interval of `measured` over images.
+        Ends of the 95 % interval of `measured` over images.
     n : int or None
         Number of images.
     scale, protocol : str
@@ -41,6 +41,8 @@ class Cell:
         What is measured, where the column does not say so (it is a model family).
     unit : str
         "%", or empty for a number without a unit.
+    decimals : int or None
+        How many are printed; see `number`.
     """
 
     row: str
@@ -58,6 +60,16 @@ class Cell:
     note: str = ""
     metric: str = ""
     unit: str = "%"
+    decimals: int | None = None
+
+    def text(self, value: float | None, signed: bool = False) -> str:
+        """A number of this cell, as it is printed."""
+        return number(value, signed, self.unit, self.decimals)
+
+    @property
+    def printed_paper(self) -> str:
+        """The paper's number."""
+        return published(self.paper, decimals=self.decimals)
 
     @property
     def heading(self) -> str:
@@ -124,6 +136,7 @@ def as_csv(cells: Sequence[Cell]) -> str:
     """One line per cell, all fields and the difference; empty where there is no number."""
     families = any(cell.metric for cell in cells)
     names = [field.name for field in fields(Cell) if families or field.name not in ("metric", "unit")]
+    names.remove("decimals")
     names.insert(names.index("measured") + 1, "difference")
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -156,22 +169,29 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def number(value: float | None, signed: bool = False, unit: str = "%") -> str:
-    """Two decimals of a percentage, three of a number without a unit, with a typographic minus; empty for None."""
+def number(value: float | None, signed: bool = False, unit: str = "%", decimals: int | None = None) -> str:
+    """Two decimals of a percentage, three of a number without a unit, or as many as are given; empty for None.
+
+    With a typographic minus.
+    """
     if value is None:
         return ""
-    text = f"{value:{'+' if signed else ''}.{2 if unit == '%' else 3}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    places = decimals if decimals is not None else 2 if unit == "%" else 3
+    return f"{value:{'+' if signed else ''}.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def published(value: float | None, signed: bool = False) -> str:
-    """A number of the paper, with the two decimals that it prints; empty for None."""
-    return number(value, signed)
+def published(value: float | None, signed: bool = False, decimals: int | None = None) -> str:
+    """A number of the paper: with two decimals, or one fewer than ours where ours has more; empty for None."""
+    return number(value, signed, decimals=None if decimals is None else max(2, decimals - 1))
 
 
-def span(low: float | None, high: float | None, signed: bool = False, unit: str = "%") -> str:
+def span(
+    low: float | None, high: float | None, signed: bool = False, unit: str = "%", decimals: int | None = None
+) -> str:
     """Interval as text; empty without ends."""
-    return "" if low is None or high is None else f"[{number(low, signed, unit)}, {number(high, signed, unit)}]"
+    if low is None or high is None:
+        return ""
+    return f"[{number(low, signed, unit, decimals)}, {number(high, signed, unit, decimals)}]"
 
 
 def escape(text: str) -> str:
@@ -189,8 +209,8 @@ def _glance(cells: Sequence[Cell], marks: dict[str, str]) -> str:
 
 
 def _glance_cell(cell: Cell, marks: dict[str, str]) -> str:
-    paper = f"({published(cell.paper)})" if cell.paper is not None else ""
-    return f"{number(cell.measured, unit=cell.unit)} {paper}".strip() + marks.get(cell.note, "")
+    paper = f"({cell.printed_paper})" if cell.paper is not None else ""
+    return f"{cell.text(cell.measured)} {paper}".strip() + marks.get(cell.note, "")
 
 
 def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
@@ -199,10 +219,10 @@ def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
     rows = [
         [
             escape(cell.row),
-            _with_std(published(cell.paper), published(cell.paper_std)) + marks.get(cell.note, ""),
-            _with_std(number(cell.measured, unit=cell.unit), number(cell.std, unit=cell.unit)),
-            number(cell.difference, signed=True, unit=cell.unit),
-            span(cell.low, cell.high, unit=cell.unit),
+            _with_std(cell.printed_paper, published(cell.paper_std)) + marks.get(cell.note, ""),
+            _with_std(cell.text(cell.measured), cell.text(cell.std)),
+            cell.text(cell.difference, signed=True),
+            span(cell.low, cell.high, unit=cell.unit, decimals=cell.decimals),
             "" if cell.n is None else str(cell.n),
         ]
         for cell in cells
@@ -211,11 +231,11 @@ def _column_table(cells: Sequence[Cell], marks: dict[str, str]) -> str:
 
 
 def _console_cell(cell: Cell) -> Text:
-    paper = f" ({published(cell.paper)})" if cell.paper is not None else ""
-    text = Text(number(cell.measured, unit=cell.unit), style="bold").append(paper, style="not bold dim")
+    paper = f" ({cell.printed_paper})" if cell.paper is not None else ""
+    text = Text(cell.text(cell.measured), style="bold").append(paper, style="not bold dim")
     if cell.low is None or cell.high is None:
         return text
-    low, high = (number(end, unit=cell.unit) for end in (cell.low, cell.high))
+    low, high = cell.text(cell.low), cell.text(cell.high)
     return text.append(f"\n{low}\N{EN DASH}{high}", style="not bold dim")
 
 
