@@ -21,6 +21,7 @@ class Recipe:
 
     steps: int
     learning_rate: float
+    horizon: int | None = None  # steps that the cosine is made for, where the stage ends before; None: all of them
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 50
@@ -96,7 +97,7 @@ def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
     warm = min(1.0, (step + 1) / recipe.warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / (recipe.horizon or recipe.steps)))
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate * warm * (recipe.floor + (1 - recipe.floor) * cosine)
 
