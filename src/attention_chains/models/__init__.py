@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +21,9 @@ from attention_chains.models.layouts import Layout
 from attention_chains.models.linear_head import head_digest, missing_head
 
 FAMILIES = ("flux", "sd15", "vit", "clip", "dinov1", "dinov2")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-__all__ = ["FAMILIES", "AssetError", "load", "missing", "weights_digest"]
+__all__ = ["FAMILIES", "AssetError", "load", "load_configured", "missing", "weights_digest"]
 
 
 def load(family: str, **settings: Any) -> Any:
@@ -33,6 +35,31 @@ def load(family: str, **settings: Any) -> Any:
         The family is unknown, or its weights cannot be loaded.
     """
     return _adapter(family).load(**settings)
+
+
+def load_configured(model: Any, device: torch.device, **settings: Any) -> Any:
+    """Load the model of a configuration: its keys that the adapter's `load` takes, and have a value, are handed on.
+
+    Parameters
+    ----------
+    model
+        A resolved `ModelConfig`.
+    device
+        Where it is to run.
+    settings
+        What else the adapter takes.
+
+    Raises
+    ------
+    AssetError
+        See `load`.
+    """
+    taken = inspect.signature(_adapter(model.family).load).parameters
+    keys = {name: getattr(model, name) for name in taken if hasattr(model, name)}
+    needed = {name for name, each in taken.items() if each.default is each.empty}
+    given = {name: value for name, value in keys.items() if value is not None or name in needed}
+    given["dtype"] = DTYPES[model.dtype]
+    return load(model.family, **given | {"device": device} | settings)
 
 
 def missing(model: Any, device: torch.device) -> list[str]:

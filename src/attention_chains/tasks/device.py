@@ -1,12 +1,10 @@
-"""Where and in which precision a run computes."""
+"""Where a run computes."""
 
 from __future__ import annotations
 
 import torch
 
 from attention_chains.config import ConfigError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:

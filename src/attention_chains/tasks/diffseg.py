@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from math import isqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attention_chains import methods, models
+from attention_chains import methods
 from attention_chains.config import RunConfig
 from attention_chains.data.segmented import Segmented
 from attention_chains.methods.grouping import Merging, label_map, merged, refined
 from attention_chains.metrics.diffseg import measure, row, summarise
 from attention_chains.tasks.attention_tensor import read_tensor
-from attention_chains.tasks.datasets import missing_data, open_dataset
-from attention_chains.tasks.device import DTYPES, choose_device
+from attention_chains.tasks.model_task import ModelTask
 
 
-class Diffseg:
+class Diffseg(ModelTask):
     """Every choice of anchors of a run, measured on one pass of the model per image (protocol 3).
 
     Images go through the model one by one, whatever the batch: merging decides by a threshold, which the last bits of
@@ -40,29 +37,13 @@ class Diffseg:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.device = choose_device(config.device)
+        super().__init__(config)
         settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
         self._anchors = {
             label: methods.bind(keys.pop("name"), keys, kind="anchors") for label, keys in settings.items()
         }
         task = config.task
         self._merging = Merging(task.tau, task.iterations, task.precision)
-
-    def missing(self) -> list[str]:
-        """What is not there to run this: weights, memory, disk, data."""
-        return [*models.missing(self.config.model, self.device), *missing_data(self.config.data)]
-
-    def dataset(self) -> Any:
-        """The samples of `config.data`."""
-        return self._dataset
-
-    def weights(self) -> str:
-        """Hash of the model's weight files."""
-        return self._weights
-
-    def prepare(self, folder: Path) -> None:
-        """All that can be wrong is a sample's own."""
 
     def check(self, sample: Segmented) -> None:
         """Load the model; a sample that could be read can be segmented."""
@@ -106,24 +87,3 @@ class Diffseg:
     def _proposals(self, tensor: Tensor, anchors: Tensor) -> Tensor:
         proposals = merged(tensor, anchors, self._merging)
         return refined(tensor, proposals) if self.config.task.refine else proposals
-
-    @cached_property
-    def _weights(self) -> str:
-        return models.weights_digest(self.config.model)  # gigabytes to read, at paper scale
-
-    @cached_property
-    def _dataset(self) -> Any:
-        return open_dataset(self.config.data)
-
-    @cached_property
-    def _model(self) -> Any:
-        model = self.config.model
-        return models.load(
-            model.family,
-            source=model.source,
-            revision=model.revision,
-            device=self.device,
-            dtype=DTYPES[model.dtype],
-            image_size=model.image_size,
-            steps=model.steps,
-        )

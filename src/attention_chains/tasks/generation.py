@@ -14,22 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from attention_chains import methods, models
+from attention_chains import methods
 from attention_chains.config import RunConfig
 from attention_chains.data.prompts import Prompt
-from attention_chains.data.reference import Compared
 from attention_chains.models.errors import AssetError
 from attention_chains.models.extractors import extractor_digest, load_extractor, missing_extractor
 from attention_chains.records.vectors import pack
-from attention_chains.tasks.datasets import missing_data, open_dataset
-from attention_chains.tasks.device import DTYPES, choose_device
+from attention_chains.tasks.model_task import ModelTask
 from attention_chains.tasks.pictures import picture_path, write_picture
 from attention_chains.tasks.reference_features import keep_reference
 from attention_chains.tasks.sampling import Guidance, NotFiniteError, sample
 from attention_chains.tasks.seeds import noise_seed
 
 
-class Generation:
+class Generation(ModelTask):
     """Every method of a run, from the same latents of each sample.
 
     A batch is filled up to one width, so that a sample is computed by kernels of the same shape wherever in the run,
@@ -48,8 +46,7 @@ class Generation:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.device = choose_device(config.device)
+        super().__init__(config)
         settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
         self._saliencies = {
             label: methods.bind(keys.pop("name"), keys, kind="saliency") for label, keys in settings.items()
@@ -58,20 +55,7 @@ class Generation:
 
     def missing(self) -> list[str]:
         """What is not there to run this: weights, memory, disk, extractor, prompts, reference images."""
-        data = self.config.data
-        return [
-            *models.missing(self.config.model, self.device),
-            *missing_extractor(data.extractor),
-            *missing_data(data),
-        ]
-
-    def dataset(self) -> Compared:
-        """The prompts of `config.data`, and the images that they are compared with."""
-        return self._dataset
-
-    def weights(self) -> str:
-        """Hash of the model's weight files and of the extractor's."""
-        return self._weights
+        return [*super().missing(), *missing_extractor(self.config.data.extractor)]
 
     def prepare(self, folder: Path) -> None:
         """Try the layer's name, and keep the features of the reference images in the run's folder.
@@ -178,26 +162,9 @@ class Generation:
 
     @cached_property
     def _weights(self) -> str:
-        parts = [models.weights_digest(self.config.model), extractor_digest(self.config.data.extractor)]
+        parts = [super()._weights, extractor_digest(self.config.data.extractor)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    @cached_property
-    def _dataset(self) -> Compared:
-        return open_dataset(self.config.data)
 
     @cached_property
     def _extractor(self) -> Any:
         return load_extractor(self.config.data.extractor, self.device)
-
-    @cached_property
-    def _model(self) -> Any:
-        model = self.config.model
-        return models.load(
-            model.family,
-            source=model.source,
-            revision=model.revision,
-            device=self.device,
-            dtype=DTYPES[model.dtype],
-            image_size=model.image_size,
-            steps=model.steps,
-        )

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attention_chains import methods, models
+from attention_chains import methods
 from attention_chains.config import ConfigError, MethodConfig, RunConfig
 from attention_chains.data.errors import DataError
 from attention_chains.data.labelled import Labelled
 from attention_chains.metrics.masking import row, summarise
 from attention_chains.models.errors import AssetError
 from attention_chains.models.vision import Vision
-from attention_chains.tasks.datasets import missing_data, open_dataset
-from attention_chains.tasks.device import DTYPES, choose_device
 from attention_chains.tasks.head_budget import BUDGETS
 from attention_chains.tasks.masked_pass import Batch, Strategy, masked_logits
+from attention_chains.tasks.model_task import ModelTask
 
 OWN_KEYS = ("name", "blocks", "budget")  # of a method's configuration: what the task and not the ranking takes
 
 
-class Masking:
+class Masking(ModelTask):
     """Every ranking of a run, measured on the same images at the same fractions (protocol 4.2).
 
     The images are preprocessed once, and fraction 0 is one plain pass for all methods. Which images were taken is read
@@ -45,25 +43,9 @@ class Masking:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.device = choose_device(config.device)
+        super().__init__(config)
         self.fractions = _fractions(config.task.fractions)
         self._rankings = {label: _ranking(label, spec) for label, spec in config.methods.items()}
-
-    def missing(self) -> list[str]:
-        """What is not there to run this: weights, memory, disk, data."""
-        return [*models.missing(self.config.model, self.device), *missing_data(self.config.data)]
-
-    def dataset(self) -> Any:
-        """The samples of `config.data`."""
-        return self._dataset
-
-    def weights(self) -> str:
-        """Hash of the model's weight files."""
-        return self._weights
-
-    def prepare(self, folder: Path) -> None:
-        """All that can be wrong is a sample's own."""
 
     def check(self, sample: Labelled) -> None:
         """Hold the sample against the model.
@@ -134,30 +116,12 @@ class Masking:
         return present[: len(present) // 2 if blocks is None else blocks]
 
     @cached_property
-    def _weights(self) -> str:
-        return models.weights_digest(self.config.model)
-
-    @cached_property
-    def _dataset(self) -> Any:
-        return open_dataset(self.config.data)
-
-    @cached_property
     def _model(self) -> Vision:
-        model = self.config.model
-        loaded = models.load(
-            model.family,
-            source=model.source,
-            revision=model.revision,
-            device=self.device,
-            dtype=DTYPES[model.dtype],
-            image_size=model.image_size,
-            head=model.head,
-            head_sha256=model.head_sha256,
-            classes=model.classes,
-            resize=model.resize,
-        )
+        loaded = super()._model
         if loaded.classify is None:
-            raise ConfigError(f"{model.name} was loaded without a classifier, which masking needs: set model.head.")
+            raise ConfigError(
+                f"{self.config.model.name} was loaded without a classifier, which masking needs: set model.head."
+            )
         return loaded
 
 

@@ -15,16 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention_chains import methods, models
+from attention_chains import methods
 from attention_chains.config import ConfigError, MethodConfig, ModelConfig, RunConfig, identity
 from attention_chains.data.errors import DataError
 from attention_chains.metrics.probing import row, summarise
-from attention_chains.models.vision import Vision
 from attention_chains.records import RunIdentity, run_folder
-from attention_chains.tasks.datasets import missing_data, open_dataset, open_training_set
-from attention_chains.tasks.device import DTYPES, choose_device
+from attention_chains.tasks.datasets import open_dataset, open_training_set
 from attention_chains.tasks.extraction import FeatureSet, Strategy
 from attention_chains.tasks.features import Features, alone_in
+from attention_chains.tasks.model_task import ModelTask
 from attention_chains.tasks.probe import Classifiers, Recipe, load_tensors, save_tensors, train
 
 NEEDED = ("probe", "learning_rates", "epochs", "train_batch", "scaling")
@@ -70,7 +69,7 @@ class EvaluationSet:
         return EvaluationImage(self.ids[index], index, self._labels[index])
 
 
-class Probing:
+class Probing(ModelTask):
     """Linear classifiers on the attention maps of every method of a run.
 
     The maps of all training and evaluation images are computed once and kept in `<out>/features`, whatever run asks for
@@ -98,23 +97,13 @@ class Probing:
         for name in NEEDED:
             if getattr(config.task, name) is None:
                 raise ConfigError(f"task.{name} has no value, but a probe needs one: set it with task.{name}=...")
-        self.config = config
-        self.device = choose_device(config.device)
+        super().__init__(config)
         self._strategies(config.seed)
         self._trained: dict[int, dict[str, tuple[Features, Classifiers]]] = {}
 
     def missing(self) -> list[str]:
         """What is not there to run this: weights, memory, disk, data."""
-        weights = models.missing(self._headless, self.device)
-        return list(dict.fromkeys([*weights, *missing_data(self.config.data), *self._missing_training()]))
-
-    def dataset(self) -> EvaluationSet:
-        """The evaluation images of `config.data`, without pixels."""
-        return self._dataset
-
-    def weights(self) -> str:
-        """Hash of the model's weight files, without a classifier."""
-        return self._weights
+        return list(dict.fromkeys([*super().missing(), *self._missing_training()]))
 
     def prepare(self, folder: Path) -> None:
         """Read all training images, unless their features are there.
@@ -140,7 +129,7 @@ class Probing:
         DataError
             It cannot be read.
         """
-        self._evaluation.check(sample.index, self._needed, lambda: self._vision)
+        self._evaluation.check(sample.index, self._needed, lambda: self._model)
 
     def measure(self, samples: Sequence[EvaluationImage], seed: int) -> list[Mapping[str, Any]]:
         """Which classifiers have each image right; the first call of a seed makes the features and trains on them.
@@ -181,7 +170,7 @@ class Probing:
         strategies = self._strategies(seed)
         together = [*strategies.values(), *self._needed]  # one pass for all repeats
         parts = self._training, self._evaluation
-        training, evaluation = (part.features(together, lambda: self._vision) for part in parts)
+        training, evaluation = (part.features(together, lambda: self._model) for part in parts)
         folder = self._run_folder(seed) / "classifiers"
         with alone_in(folder):
             return {
@@ -235,7 +224,7 @@ class Probing:
         return {label: strategy(spec, self.config.task.probe, seed) for label, spec in self.config.methods.items()}
 
     def _feature_set(self, dataset: Any) -> FeatureSet:
-        model = self._headless
+        model = self._model_config
         of = {"weights": self._weights, **{key: getattr(model, key) for key in READ_FROM}}
         name = f"{model.name}-{self.config.data.name}"
         folder = Path(self.config.out) / "features"
@@ -253,7 +242,7 @@ class Probing:
         return self.config.task.probe == "layers"
 
     @property
-    def _headless(self) -> ModelConfig:
+    def _model_config(self) -> ModelConfig:
         """The model without its classifier: a probe brings its own."""
         return replace(self.config.model, head=None, head_sha256=None, classes=None)
 
@@ -265,11 +254,7 @@ class Probing:
 
     @cached_property
     def _unreadable(self) -> list[str]:
-        return self._training.unreadable(self._needed, lambda: self._vision)
-
-    @cached_property
-    def _weights(self) -> str:
-        return models.weights_digest(self._headless)
+        return self._training.unreadable(self._needed, lambda: self._model)
 
     @cached_property
     def _dataset(self) -> EvaluationSet:
@@ -288,19 +273,6 @@ class Probing:
     @cached_property
     def _training(self) -> FeatureSet:
         return self._feature_set(open_training_set(self.config.data))
-
-    @cached_property
-    def _vision(self) -> Vision:
-        model = self._headless
-        return models.load(
-            model.family,
-            source=model.source,
-            revision=model.revision,
-            device=self.device,
-            dtype=DTYPES[model.dtype],
-            image_size=model.image_size,
-            resize=model.resize,
-        )
 
 
 def strategy(spec: MethodConfig, probe: str, seed: int) -> Strategy:

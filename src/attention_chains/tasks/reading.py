@@ -44,10 +44,8 @@ class WordReading:
         self._streams = sorted({spec.stream for spec in config.methods.values()})
 
     def settings(self) -> dict[str, Any]:
-        """What the model is loaded with beside what every family takes."""
-        model = self.config.model
-        layers = {stream: getattr(model, f"{stream}_layers") for stream in self._streams}
-        return {"text_length": model.text_length, "layers": layers, "guidance": model.guidance}
+        """What the model is loaded with beside its own keys."""
+        return {"layers": {stream: getattr(self.config.model, f"{stream}_layers") for stream in self._streams}}
 
     def check(self, model: Flux, sample: Sample) -> None:
         """Find the sample's word among the model's tokens; DataError if it is not there."""
@@ -97,7 +95,7 @@ class SegmentReading:
         self._grouping = {key: value for key, value in chosen.items() if value is not None}
 
     def settings(self) -> dict[str, Any]:
-        """What the model is loaded with beside what every family takes."""
+        """What the model is loaded with beside its own keys."""
         return {}
 
     def check(self, model: StableDiffusion, sample: Sample) -> None:
