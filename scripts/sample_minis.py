@@ -1,4 +1,4 @@
-"""Draw what a generating miniature makes of 16 captions: `python scripts/sample_minis.py` -> results/minis/flux.png.
+"""Draw what a generating miniature makes of 16 captions: `sample_minis.py flux` or `sd15` -> results/minis/NAME.png.
 
 The bundled ViT, which names the digits of real scenes, says how many it recognises; `--rounds 6` asks for 96 samples.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, StableDiffusionPipeline
 from matplotlib.figure import Figure
 
 from attention_chains import models
@@ -24,24 +24,27 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     """Read the command line, sample, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", default="bundled:flux", help="a FLUX pipeline folder")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "minis" / "flux.png")
+    parser.add_argument("name", nargs="?", choices=SAMPLERS, default="flux", help="which miniature")
+    parser.add_argument("--source", default=None, help="a pipeline folder (the bundled one)")
+    parser.add_argument("--output", type=Path, default=None, help="the picture (results/minis/NAME.png)")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument(
         "--guidance", type=float, default=5.0, help="guidance against the caption that names the colour alone"
     )
-    parser.add_argument("--shift", type=float, default=8.0, help="above 1, more of the steps at high noise")
+    parser.add_argument("--shift", type=float, default=8.0, help="of flux: above 1, more of the steps at high noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1, help="of 16 captions; the first is drawn, all are counted")
     options = parser.parse_args()
-    pipe = FluxPipeline.from_pretrained(local_folder(options.source), dtype=torch.float32, local_files_only=True)
+    kind, sample = SAMPLERS[options.name]
+    folder = local_folder(options.source or f"bundled:{options.name}")
+    pipe = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     right = 0
     for seed in range(options.seed, options.seed + options.rounds):
         texts = captions(seed)
         images = sample(pipe, texts, options, seed)
         right += recognised(texts, images)
         if seed == options.seed:
-            draw(texts, images, options.output)
+            draw(texts, images, options.output or ROOT / "results" / "minis" / f"{options.name}.png")
     print(f"The bundled ViT recognises {right} of {16 * options.rounds}.")
 
 
@@ -66,7 +69,7 @@ def recognised(texts: list[str], images: np.ndarray) -> int:
     return sum(DIGITS[number] == text.split()[-1] for number, text in zip(found, texts, strict=True))
 
 
-def sample(pipe: FluxPipeline, texts: list[str], options: argparse.Namespace, seed: int) -> np.ndarray:
+def sample_flux(pipe: FluxPipeline, texts: list[str], options: argparse.Namespace, seed: int) -> np.ndarray:
     """One image a caption, (16, 64, 64, 3) in [0, 1]; noise seeded one by one."""
     plain = np.linspace(1, 1 / options.steps, options.steps)
     images = pipe(
@@ -78,10 +81,33 @@ def sample(pipe: FluxPipeline, texts: list[str], options: argparse.Namespace, se
         height=64,
         width=64,
         max_sequence_length=16,
-        generator=[torch.Generator().manual_seed(seed * 1000 + index) for index in range(len(texts))],
+        generator=generators(texts, seed),
         output_type="np",
     )
     return images.images
+
+
+def sample_sd15(pipe: StableDiffusionPipeline, texts: list[str], options: argparse.Namespace, seed: int) -> np.ndarray:
+    """One image a caption, (16, 64, 64, 3) in [0, 1]; noise seeded one by one."""
+    images = pipe(
+        texts,
+        negative_prompt=[classless(text) for text in texts],
+        guidance_scale=options.guidance,
+        num_inference_steps=options.steps,
+        height=64,
+        width=64,
+        generator=generators(texts, seed),
+        output_type="np",
+    )
+    return images.images
+
+
+def generators(texts: list[str], seed: int) -> list[torch.Generator]:
+    """One for each image of a round."""
+    return [torch.Generator().manual_seed(seed * 1000 + index) for index in range(len(texts))]
+
+
+SAMPLERS = {"flux": (FluxPipeline, sample_flux), "sd15": (StableDiffusionPipeline, sample_sd15)}
 
 
 def draw(texts: list[str], images: np.ndarray, path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attention_chains.data.digit_scenes import COLOURS, SIDE, _background, _digits
+from attention_chains.data.digit_scenes import COLOURS, SIDE, background, handwritten_digits
 
 SIDES = (34, 50)  # of a glyph's box, as in a scene with one object
 TURN, SHEAR = 0.2, 0.15  # radians; shift of a row for each row, both ways
@@ -83,7 +83,7 @@ class Canvas:
 
 def load_canvas(path: Path, backgrounds: int, seed: int) -> Canvas:
     """Glyphs and backgrounds of the training split; the backgrounds are made once and kept at `path`."""
-    images, labels = _digits("train")
+    images, labels = handwritten_digits("train")
     large = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
     if not path.exists():
         crops = [_crop(seed, index) for index in tqdm(range(backgrounds), desc=path.stem, unit="crop")]
@@ -94,7 +94,7 @@ def load_canvas(path: Path, backgrounds: int, seed: int) -> Canvas:
 
 
 def _crop(seed: int, index: int) -> Tensor:
-    crop = _background("train", np.random.default_rng([seed, index]))
+    crop = background("train", np.random.default_rng([seed, index]))
     return torch.from_numpy(crop.round().astype(np.uint8)).permute(2, 0, 1).contiguous()
 
 

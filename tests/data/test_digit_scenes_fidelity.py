@@ -12,7 +12,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from attention_chains.data import digit_scenes
-from attention_chains.data.digit_scenes import COLOURS, DIGITS, PHOTOGRAPHS, SIDE, DigitScenes, make_scene
+from attention_chains.data.digit_scenes import (
+    COLOURS,
+    DIGITS,
+    PHOTOGRAPHS,
+    SIDE,
+    DigitScenes,
+    handwritten_digits,
+    make_scene,
+)
 
 SCENES = [make_scene("test", 0, index) for index in range(200)]  # one and two objects mixed
 
@@ -21,13 +29,13 @@ SCENES = [make_scene("test", 0, index) for index in range(200)]  # one and two o
 
 
 def test_the_splits_share_no_digit_and_together_use_each_once():
-    train, test = ({image.tobytes() for image in digit_scenes._digits(split)[0]} for split in ("train", "test"))
+    train, test = ({image.tobytes() for image in handwritten_digits(split)[0]} for split in ("train", "test"))
     assert train.isdisjoint(test)
-    assert sum(len(digit_scenes._digits(split)[0]) for split in ("train", "test")) == len(load_digits().images)
+    assert sum(len(handwritten_digits(split)[0]) for split in ("train", "test")) == len(load_digits().images)
 
 
 def test_both_splits_have_every_class():
-    assert all(set(digit_scenes._digits(split)[1]) == set(range(10)) for split in ("train", "test"))
+    assert all(set(handwritten_digits(split)[1]) == set(range(10)) for split in ("train", "test"))
 
 
 @given(width=st.integers(1, 4000))
@@ -89,7 +97,7 @@ def test_nothing_is_painted_outside_the_boxes_and_masks_lie_within(monkeypatch, 
 
 
 def test_a_digit_is_of_the_class_that_is_named():
-    images, labels = digit_scenes._digits("test")
+    images, labels = handwritten_digits("test")
     for seed in range(10):
         alpha, name = digit_scenes._glyph("test", 40, np.random.default_rng(seed), set())
         drawn = [

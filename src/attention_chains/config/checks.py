@@ -194,5 +194,7 @@ def _check_prompt(run: RunConfig) -> None:
         used = {name for _, name, _, _ in string.Formatter().parse(run.data.prompt) if name is not None}
     except ValueError as error:
         raise ConfigError(f"data.prompt '{run.data.prompt}' is not a template: {error}.") from error
+    if run.data.name == "prompts" and used:
+        raise ConfigError(f"data.prompt is '{run.data.prompt}', but data=prompts has nothing to fill in: write it out.")
     for unknown in sorted(used - PROMPT_FIELDS):
         raise ConfigError(f"data.prompt has '{{{unknown}}}', but only {{word}} and {{caption}} can be filled in.")

@@ -140,7 +140,7 @@ class DigitScenes:
         """SHA-256 (hex) over the generator's version and settings and the pixels of its sources."""
         digest = hashlib.sha256(f"digit_scenes {VERSION} {self.split} {self.seed} {self.objects}".encode())
         digest.update(f"{self.word} {self.prompt}".encode())
-        for source in (_digits(self.split)[0], *(photo for photo in _photographs(self.split))):
+        for source in (handwritten_digits(self.split)[0], *(photo for photo in _photographs(self.split))):
             digest.update(np.ascontiguousarray(source).tobytes())
         return digest.hexdigest()
 
@@ -169,7 +169,7 @@ def make_scene(split: str, seed: int, index: int, objects: str = "mixed") -> Sce
     """
     rng = np.random.default_rng([seed, _SPLIT_CODE[split], index])
     portrait = objects == "portrait"
-    canvas = (_gradient(rng) if portrait else _background(split, rng)) * 0.75 + 30
+    canvas = (_gradient(rng) if portrait else background(split, rng)) * 0.75 + 30
     count = {"one": 1, "two": 2, "portrait": 1}.get(objects) or (1 if rng.random() < 0.6 else 2)
     painted = []
     colours = rng.permutation(list(COLOURS))  # two objects never share a colour or a class: each word names one
@@ -207,13 +207,13 @@ def _box(smallest: int, limit: int, rng: np.random.Generator) -> tuple[int, int,
 
 def _glyph(split: str, side: int, rng: np.random.Generator, taken: set[str]) -> tuple[np.ndarray, str]:
     """A handwritten digit of a class not yet taken: its opacity (side, side) in [0, 1], and its class name."""
-    images, labels = _digits(split)
+    images, labels = handwritten_digits(split)
     pick = next(i for i in rng.permutation(len(images)) if DIGITS[labels[i]] not in taken)
     large = Image.fromarray(images[pick]).resize((side, side), Image.Resampling.BICUBIC)
     return ((np.asarray(large) - 0.3) * 3).clip(0, 1), DIGITS[labels[pick]]
 
 
-def _background(split: str, rng: np.random.Generator) -> np.ndarray:
+def background(split: str, rng: np.random.Generator) -> np.ndarray:
     """A photograph crop (70 %) or a four-corner gradient with low-frequency noise (30 %): (64, 64, 3) in [0, 255]."""
     if rng.random() >= 0.7:
         return _gradient(rng)
@@ -237,7 +237,7 @@ def _gradient(rng: np.random.Generator) -> np.ndarray:
 
 
 @functools.cache
-def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+def handwritten_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Digit images (m, 8, 8) float32 in [0, 1] and labels (m,); every sixth image is kept for the test split."""
     from sklearn.datasets import load_digits
 

@@ -94,9 +94,14 @@ def head_file(head: str, sha256: str | None) -> Path:
     if unhashed := missing_hash(head, sha256):
         raise AssetError(unhashed)
     path = cached_head(head)
-    if not path.is_file():
-        _download(head, path)
-    return _checked(head, path, sha256)
+    if path.is_file():
+        return _checked(head, path, sha256)
+    _download(head, path)
+    try:
+        return _checked(head, path, sha256)
+    except AssetError:
+        path.unlink()  # the next run fetches it again
+        raise
 
 
 def missing_head(head: str, sha256: str | None) -> list[str]:

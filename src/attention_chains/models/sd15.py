@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -235,7 +236,7 @@ class StableDiffusion:
         """One image (1, 3, H, W) uint8, and what of its posterior's spread to add (4, h, w); None: nothing."""
         vae = self.pipe.vae
         pixels = 2 * (image.to(self.pipe.device).float() / 255) - 1
-        distribution = vae.encode(pixels.to(vae.dtype)).latent_dist
+        distribution = vae.encode(pixels.to(self._dtype)).latent_dist
         latent = distribution.mean.float()
         if offset is not None:
             latent = latent + distribution.std.float() * offset
@@ -254,13 +255,13 @@ class StableDiffusion:
 
     def _decode(self, latent: Tensor) -> np.ndarray:
         vae = self.pipe.vae
-        pixels = vae.decode((latent / vae.config.scaling_factor).to(vae.dtype)).sample.float()  # (1, 3, H, W)
+        pixels = vae.decode((latent / vae.config.scaling_factor).to(self._dtype)).sample.float()  # (1, 3, H, W)
         levels = 255 * (self._finite(pixels, "decoder") * 0.5 + 0.5).clamp(0, 1)
         return levels[0].round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
     def _finite(self, values: Tensor, part: str) -> Tensor:
         if not values.isfinite().all():
-            dtype = str(self.pipe.vae.dtype).removeprefix("torch.")
+            dtype = str(self._dtype).removeprefix("torch.")
             raise AssetError(
                 f"The {part} of the autoencoder gives NaN or infinite values in {dtype}: set model.dtype to float32, "
                 "and if it still does, copy or download the weights again."
@@ -283,7 +284,7 @@ class StableDiffusion:
         unet, batch = self.pipe.unet, len(latents)
         times = torch.full((batch,), int(timestep), device=latents.device)
         text = context.expand(batch, -1, -1)
-        return unet(latents.to(unet.dtype), times, encoder_hidden_states=text).sample.float()
+        return unet(latents.to(self._dtype), times, encoder_hidden_states=text).sample.float()
 
     def layer(self, name: str) -> str:
         """Path of a self-attention layer: "up_blocks.2.attentions.2" is its transformer's attn1; a path is its own.
@@ -302,6 +303,10 @@ class StableDiffusion:
 
     def layers(self) -> dict[str, int]:
         """Every self-attention layer, from input to output: how many times smaller its map is than the latent."""
+        return dict(self._layers)
+
+    @cached_property
+    def _layers(self) -> dict[str, int]:
         return {
             f"{block}.{path}": factor
             for block, module, factor in _blocks(self.pipe.unet)
@@ -320,6 +325,11 @@ class StableDiffusion:
         factor = self.layers()[self.layer(layer)]
         height, width = latent_size
         return -(-height // factor), -(-width // factor)
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        """Of all networks; diffusers walks through their modules each time it is asked."""
+        return self.pipe.unet.dtype
 
     def _latent_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         height, width = size or (self.image_size, self.image_size)

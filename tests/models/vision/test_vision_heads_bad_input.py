@@ -95,6 +95,12 @@ def test_a_head_is_fetched_once_and_checked(monkeypatch, tmp_path):
     assert fetched == [URL]
 
 
+def test_a_fetched_file_that_is_not_the_head_is_not_kept(monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda _, path, progress: Path(path).write_bytes(b"sorry"))
+    assert "has the SHA-256" in refusal(lambda: head_file(URL, "0" * 64))
+    assert not cached_head(URL).exists()
+
+
 def test_a_head_that_cannot_be_fetched_is_an_asset_error_that_says_where_to_put_it(monkeypatch):
     def offline(*_, **__):
         raise OSError("no route\nwith details")
