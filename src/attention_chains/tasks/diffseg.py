@@ -25,11 +25,6 @@ class Diffseg(ModelTask):
     Images go through the model one by one, whatever the batch: merging decides by a threshold, which the last bits of
     another batch size could cross, and at paper scale one image's attention fills the memory that there is.
 
-    Parameters
-    ----------
-    config
-        A resolved configuration.
-
     Raises
     ------
     MethodError, ConfigError

@@ -34,11 +34,6 @@ class Generation(ModelTask):
     in whichever shard and after whatever interruption it comes: its bits then depend on the device and `batch_size`
     alone, and with `batch_size` they change as rounding does.
 
-    Parameters
-    ----------
-    config
-        A resolved configuration.
-
     Raises
     ------
     MethodError, ConfigError

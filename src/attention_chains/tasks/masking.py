@@ -30,11 +30,6 @@ class Masking(ModelTask):
     The images are preprocessed once, and fraction 0 is one plain pass for all methods. Which images were taken is read
     off the records, each of which has its image's id.
 
-    Parameters
-    ----------
-    config
-        A resolved configuration.
-
     Raises
     ------
     MethodError, ConfigError

@@ -81,11 +81,6 @@ class Probing(ModelTask):
     heads of a layer are averaged, the method ranks the mean, and every layer has classifiers of its own (Table 6);
     `heads` of the method says how they are averaged, uniformly where it says nothing.
 
-    Parameters
-    ----------
-    config
-        A resolved configuration.
-
     Raises
     ------
     MethodError, ConfigError

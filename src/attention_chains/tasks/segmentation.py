@@ -19,11 +19,6 @@ from attention_chains.tasks.seeds import noise_seed
 class Segmentation(ModelTask):
     """Every method of a run, measured on one capture of the model's attention per image.
 
-    Parameters
-    ----------
-    config
-        A resolved configuration.
-
     Raises
     ------
     MethodError, ConfigError

@@ -32,7 +32,9 @@ HEADS = {
     "dinov2_b14": "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_linear4_head.pth",
     "dinov2_l14": "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_reg4_linear4_head.pth",
 }
-COMMITS = {  # each on two stored pages of its repository, which then holds config.json and model.safetensors
+COMMITS = {  # as public pages of their repositories name them
+    "vit_l16": "0930ab3308b84cb2ae091a4a80703c459412a4c7",
+    "dinov2_b14": "0ea2886789fa4e02eb26c1ed4c7080d25abcfb59",
     "dinov1": "9578d3895b3c81965d4fb6de0ffb14491b6fc8f9",
     "dinov1_b8": "943c780d9dd8362269b2abcb1cb83b984a6d229e",
     "dinov1_s16": "733b42a211ebe03aa7327050699cfcee7cd96123",
