@@ -104,7 +104,7 @@ def warm_up() -> None:
 
 def report(name: str, tensor: Tensor, rounds: int, folder: Path) -> None:
     """Print the two ratios for one choice of anchors, and whether both sides agree."""
-    anchors = ANCHORS[name](tensor, SIDE)
+    anchors = ANCHORS[name](tensor, SIDE, 16)
     host, host_anchors = tensor.cpu(), anchors.cpu()
     works = {
         "ours": partial(grouped, tensor, anchors),

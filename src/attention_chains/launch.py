@@ -128,8 +128,8 @@ def _runs_of_parts(asked: RunConfig, overrides: Sequence[str]) -> list[RunConfig
 
 
 def _runs_beside(asked: RunConfig, overrides: Sequence[str]) -> list[RunConfig]:
-    """The runs of other experiments for the same table: what was said of the own model and methods is not of theirs."""
-    own = ("experiment=", "model=", "model.", "methods.")
+    """The runs of other experiments for the same table: not told what was said of the own task, model or methods."""
+    own = ("experiment=", "model=", "model.", "methods.", "task.")
     rest = [each for each in overrides if not each.lstrip("+~").startswith(own)]
     return [run for name in asked.beside for run in runs_of(_resolved([*rest, f"experiment={name}"]), rest)[0]]
 

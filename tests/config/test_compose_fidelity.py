@@ -134,7 +134,7 @@ def test_a_task_with_a_model_and_a_method_is_what_was_asked_for(configured):
             "task=probing task.learning_rates=[1e-5,0.001]",
             "probing-2 probe=maps lr=1e-05,0.001 epochs=20 batch=128 scaling=raw",
         ),
-        ("task=generation", "generation-1 layer=up_blocks.2.attentions.2 cfg=1 sag=0.75 mask=1 cap=0.4"),
+        ("task=generation", "generation-1 layer=up_blocks.2.attentions.2 width=25 cfg=1 sag=0.75 mask=1 cap=0.4"),
         (
             "task=generation task.mask_cap=null task.layer=mid_block.attentions.0",
             "generation-1 layer=mid_block.attentions.0 cfg=1 sag=0.75 mask=1",

@@ -131,6 +131,9 @@ class Brightness:
 
     def prepare(self, folder): ...
 
+    def prepared(self, folder):
+        return True
+
     def running(self, records):
         return {}
 

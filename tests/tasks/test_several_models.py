@@ -42,6 +42,9 @@ class MadeUpMasking:
 
     def prepare(self, folder: Path) -> None: ...
 
+    def prepared(self, folder: Path) -> bool:
+        return True
+
     def running(self, records: Sequence[Any]) -> dict[str, float]:
         return {"AUC": 0.5}
 

@@ -27,6 +27,16 @@ TAKES = {  # model families and data sets
     "generation": (("sd15",), ("prompts",)),
     "diffseg": (("sd15",), ("digit_labels", "coco_stuff")),
 }
+WORD = ("noise", "word_index", "pooled", "threshold")
+SEGMENTS = ("timestep", "grid", "tau", "iterations", "precision", "refine")
+READS = {  # keys of the task, by task and, where that decides, by model family
+    "segmentation": {"flux": WORD, "sd15": SEGMENTS},
+    "masking": ("fractions",),
+    "probing": ("probe", "learning_rates", "epochs", "train_batch", "scaling"),
+    "generation": ("width", "cfg", "sag_scale", "layer", "mask_threshold", "mask_cap"),
+    "diffseg": SEGMENTS,
+}
+MAY_BE_NULL = ("mask_cap",)
 PROMPT_FIELDS = {"word", "caption"}
 
 
@@ -107,7 +117,7 @@ def _limits(rules: Mapping[str, Any]) -> str:
 
 
 def check_fits(run: RunConfig) -> None:
-    """Check that a task is asked for a model and data that it takes.
+    """Check that a task is asked for a model, data and settings that it takes.
 
     Raises
     ------
@@ -125,6 +135,7 @@ def check_fits(run: RunConfig) -> None:
         raise ConfigError(
             f"task={run.task.name} cannot be run on data={run.data.name}; it takes {', '.join(datasets)}."
         )
+    _check_task_keys(run)
 
 
 def _check_teleport(path: str, method: MethodConfig) -> None:
@@ -179,6 +190,29 @@ def _check_subsets(run: RunConfig) -> None:
                 f"data.{name} is {number}, fewer than the {subset} images of a KID subset: raise it, or lower "
                 "data.kid_subset."
             )
+
+
+def _check_task_keys(run: RunConfig) -> None:
+    """A key without effect would be printed as part of the protocol, and one without a value fail after hours."""
+    task, reads = run.task, READS.get(run.task.name, {})
+    keys = reads.get(run.model.family) if isinstance(reads, dict) else reads
+    if keys is None or not reads:
+        return
+    for each in fields(task):
+        value = getattr(task, each.name)
+        if each.name in keys and value is None and each.name not in MAY_BE_NULL:
+            raise ConfigError(
+                f"task.{each.name} has no value, but {_with(run)} needs one ({each.metadata['meaning']})."
+            )
+        idle = each.name not in ("name", "protocol", *keys) and each.metadata.get("identity", True)
+        if idle and value is not None:
+            raise ConfigError(
+                f"task.{each.name} is {value}, but {_with(run)} has no use for it: its keys are {', '.join(keys)}."
+            )
+
+
+def _with(run: RunConfig) -> str:
+    return f"task={run.task.name} with model={run.model.name}"
 
 
 def _check_models(run: RunConfig) -> None:

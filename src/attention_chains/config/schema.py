@@ -66,7 +66,8 @@ class TaskConfig:
     train_batch: int | None = key("training images in a step of a probe", None, low=1, printed="batch")
     scaling: str | None = key("maps fed to a probe: as they are, or each by its maximum", None, choices=("raw", "max"))
     layer: str | None = key("generation: self-attention that guides, by the name of its module", None)
-    cfg: float | None = key("generation: classifier-free guidance; 1 is none", None, low=0)
+    width: int | None = key("generation: samples computed side by side, whatever batch_size is", None, low=1)
+    cfg: float | None = key("generation: classifier-free guidance; 1 is none", None, low=1)
     sag_scale: float | None = key(
         "generation: how far a sample is driven from its blurred one", None, low=0, printed="sag"
     )

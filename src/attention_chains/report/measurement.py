@@ -233,8 +233,7 @@ def read_reference(folder: Path) -> np.ndarray:
         return load_file(path)["features"]
     except (OSError, KeyError, SafetensorError) as error:
         raise RecordError(
-            f"{path} is not there or broken: copy it from the machine that made these records, or generate again in "
-            "another folder (out=<folder>)."
+            f"{path} is not there or broken: delete it if it is, and run the same command again to compute it."
         ) from error
 
 

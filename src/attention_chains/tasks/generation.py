@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from attention_chains import methods
-from attention_chains.config import RunConfig
+from attention_chains.config import ConfigError, RunConfig
 from attention_chains.data.prompts import Prompt
 from attention_chains.models.errors import AssetError
 from attention_chains.models.extractors import extractor_digest, load_extractor, missing_extractor
 from attention_chains.records.vectors import pack
 from attention_chains.tasks.model_task import ModelTask
 from attention_chains.tasks.pictures import picture_path, write_picture
-from attention_chains.tasks.reference_features import keep_reference
+from attention_chains.tasks.reference_features import has_reference, keep_reference
 from attention_chains.tasks.sampling import Guidance, NotFiniteError, sample
 from attention_chains.tasks.seeds import noise_seed
 
@@ -30,9 +30,9 @@ from attention_chains.tasks.seeds import noise_seed
 class Generation(ModelTask):
     """Every method of a run, from the same latents of each sample.
 
-    A batch is filled up to one width, so that a sample is computed by kernels of the same shape wherever in the run,
-    in whichever shard and after whatever interruption it comes: its bits then depend on the device and `batch_size`
-    alone, and with `batch_size` they change as rounding does.
+    The model runs on batches of `task.width` samples, filled up where there are fewer, so that a sample is computed by
+    kernels of the same shape whatever `batch_size` is, and wherever in the run, in whichever shard and after whatever
+    interruption it comes: its bits depend on the device alone. Another width changes them as rounding does.
 
     Raises
     ------
@@ -52,6 +52,10 @@ class Generation(ModelTask):
         """What is not there to run this: weights, memory, disk, extractor, prompts, reference images."""
         return [*super().missing(), *missing_extractor(self.config.data.extractor)]
 
+    def prepared(self, folder: Path) -> bool:
+        """Whether the features of the reference images are there."""
+        return has_reference(folder, self._dataset.reference, extractor_digest(self.config.data.extractor))
+
     def prepare(self, folder: Path) -> None:
         """Try the layer's name, and keep the features of the reference images in the run's folder.
 
@@ -65,6 +69,7 @@ class Generation(ModelTask):
             The features cannot be kept.
         """
         self._folder = folder
+        self._check_subsets()
         self._model.layer(self.config.task.layer)
         keep_reference(folder, self._dataset.reference, self._extractor, extractor_digest(self.config.data.extractor))
 
@@ -102,7 +107,7 @@ class Generation(ModelTask):
         label
             The method's.
         samples
-            B prompts, at most `batch_size`.
+            B prompts.
         seed
             Seed of the run.
 
@@ -118,7 +123,13 @@ class Generation(ModelTask):
         AssetError
             The latents are NaN or infinite, or the layer does not exist.
         """
-        filled = [*samples, *[samples[-1]] * (self._width - len(samples))]
+        width = self.config.task.width
+        parts = [self._filled(label, samples[first : first + width], seed) for first in range(0, len(samples), width)]
+        return np.concatenate([images for images, _ in parts]), [share for _, shares in parts for share in shares]
+
+    def _filled(self, label: str, samples: Sequence[Prompt], seed: int) -> tuple[np.ndarray, list[float]]:
+        """Generate at most `task.width` images, in a batch that is filled up to it."""
+        filled = [*samples, *[samples[-1]] * (self.config.task.width - len(samples))]
         latents = self._model.noise([noise_seed(seed, each.id) for each in filled])
         try:
             done = sample(
@@ -127,6 +138,16 @@ class Generation(ModelTask):
         except NotFiniteError as error:
             raise self._not_finite(label, samples, error) from error
         return self._model.decode(done.latents[: len(samples)]), done.masked[: len(samples)].tolist()
+
+    def _check_subsets(self) -> None:
+        """KID takes subsets of both sets of images: hold their sizes against it while nothing is generated yet."""
+        subset = self.config.data.kid_subset
+        for what, images in (("data.n", self._dataset), ("data.reference_n", self._dataset.reference)):
+            if len(images) < subset:
+                raise ConfigError(
+                    f"{what} gives {len(images)} images, fewer than the {subset} of a KID subset: raise it, or lower "
+                    "data.kid_subset."
+                )
 
     def _described(self, label: str, samples: Sequence[Prompt], seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
         images, masked = self.images(label, samples, seed)
@@ -150,10 +171,6 @@ class Generation(ModelTask):
     def _guidance(self) -> Guidance:
         task = self.config.task
         return Guidance(task.layer, task.sag_scale, task.cfg, task.mask_threshold, task.mask_cap)
-
-    @cached_property
-    def _width(self) -> int:
-        return min(self.config.batch_size, len(self._dataset))
 
     @cached_property
     def _weights(self) -> str:

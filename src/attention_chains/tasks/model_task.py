@@ -44,6 +44,10 @@ class ModelTask:
         """Hash of the model's weight files."""
         return self._weights
 
+    def prepared(self, folder: Path) -> bool:
+        """A run's numbers are made of its records alone, unless a task says otherwise."""
+        return True
+
     def prepare(self, folder: Path) -> None:
         """All that can be wrong is a sample's own, unless a task says otherwise."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from attention_chains.tasks.probe import load_tensors, save_tensors
 
 FILE = "reference.safetensors"
+log = logging.getLogger(__name__)
 AT_ONCE = 50  # images in a pass of the extractor, as torch-fidelity has it; changes no feature
 
 
@@ -41,12 +43,30 @@ def keep_reference(folder: Path, reference: Any, extractor: Any, extractor_diges
     RecordError
         The file cannot be written, or one that is there cannot be read.
     """
-    path, identity = folder / FILE, f"{reference.fingerprint} {extractor_digest}"
-    if load_tensors(path, identity) is not None:
+    if has_reference(folder, reference, extractor_digest):
         return
+    _say_left_out(reference.skipped)
     parts = [extractor.features(pixels) for pixels in _batches(reference)]
     features, logits = (torch.cat([each.cpu() for each in side]) for side in zip(*parts, strict=True))
-    save_tensors(path, {"features": features, "logits": logits}, {"identity": identity})
+    known = {"identity": _identity(reference, extractor_digest)}
+    save_tensors(folder / FILE, {"features": features, "logits": logits}, known)
+
+
+def has_reference(folder: Path, reference: Any, extractor_digest: str) -> bool:
+    """Whether a run has the features of these images by this extractor; arguments as of `keep_reference`."""
+    path = folder / FILE
+    return path.exists() and load_tensors(path, _identity(reference, extractor_digest)) is not None
+
+
+def _identity(reference: Any, extractor_digest: str) -> str:
+    return f"{reference.fingerprint} {extractor_digest}"
+
+
+def _say_left_out(skipped: Mapping[str, int]) -> None:
+    """Say how many images of the reference set were not taken, and why."""
+    if any(skipped.values()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
+        log.warning("Reference images that were not taken: %s.", reasons)
 
 
 def _batches(reference: Any) -> Iterator[Tensor]:

@@ -30,6 +30,9 @@ class Task(Protocol):
     def weights(self) -> str:
         """Hash of the weights, without loading them."""
 
+    def prepared(self, folder: Path) -> bool:
+        """Whether what a finished run's numbers are made of, beside its records, is in its folder."""
+
     def prepare(self, folder: Path) -> None:
         """Do what concerns all samples, before the first of them is checked; raise DataError where it cannot be done.
 
@@ -91,8 +94,9 @@ def run_task(task: Task, config: RunConfig) -> Outcome:
     shard = Shard(config.shard.index, config.shard.count)
     with open_shard(folder, what, shard) as store:
         todo = [i for i, name in enumerate(dataset.ids) if shard.owns(i) and name not in store.finished]
-        if todo:
+        if todo or not task.prepared(folder):
             task.prepare(folder)
+        if todo:
             _work(task, dataset, todo, store, config, folder / "tracking" / shard.name)
     outcome = _outcome(folder, config, len(dataset))
     if outcome.skipped and not config.data.skip_bad:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attention_chains.capture import Call, HeadMean, capture
+from attention_chains.capture import Call, capture
 from attention_chains.chain import AttentionChain
 from attention_chains.config import ConfigError
 from attention_chains.tasks import guidance
@@ -189,6 +189,8 @@ class _Guide:
 
 
 def _mean_head(call: Call) -> AttentionChain:
-    mean = HeadMean("uniform")
-    mean(call)
-    return mean.chain()
+    """Head by head and always formed: a mask is cut at a threshold, and free memory must not decide the last bits."""
+    mean = call.matrix(0)
+    for head in range(1, call.heads):
+        mean += call.matrix(head)
+    return AttentionChain(mean / call.heads)

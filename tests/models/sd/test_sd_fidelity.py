@@ -53,12 +53,11 @@ def test_an_image_is_the_pipelines_own_bit_for_bit(model):
     assert np.array_equal(model.decode(sampled(model, PROMPTS[:1], latents))[0], expected)
 
 
-def test_the_seeds_noise_is_what_the_seeds_generator_gives_the_pipeline(model):
-    shape = (2, 4, model.image_size // 2, model.image_size // 2)
-    generators = [torch.Generator().manual_seed(seed) for seed in (8978, 5)]
-    height = model.image_size
-    given = model.pipe.prepare_latents(2, 4, height, height, torch.float32, torch.device("cpu"), generators)
-    assert given.shape == shape and torch.equal(model.noise([8978, 5]), given)
+def test_noise_is_standard_normal_and_every_bit_of_a_seed_counts(model):
+    noise = model.noise([8978, 8978 + 2**32, 8978 + 2**63])
+    assert noise.shape == (3, 4, model.image_size // 2, model.image_size // 2) and noise.dtype == torch.float32
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("timestep", [1, 300, torch.tensor(981)])

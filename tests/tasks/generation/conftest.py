@@ -80,7 +80,7 @@ def small(tiny_folder: Path) -> list[str]:
     """Overrides for five images of the tiny model and four reference scenes, no logger."""
     model = [f"model.source={tiny_folder}", "model.image_size=32", "model.steps=2"]
     data = ["data.n=5", "data.reference_n=4", "data.kid_subset=2"]
-    return ["task=generation", *model, *data, "batch_size=2", "logger=none", "device=cpu"]
+    return ["task=generation", *model, *data, "batch_size=2", "task.width=2", "logger=none", "device=cpu"]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """A sample is the same wherever it is generated.
 
-At one `batch_size` its picture and its record are the same bytes: in any place of any batch, beside any others, in any
-shard and after any interruption, because batches are filled up to one width. Another width is other kernels and other
-rounding, so that between batch sizes samples agree within a tolerance.
+Its picture and its record are the same bytes for any batch size, in any place of any batch, beside any others, in any
+shard and after any interruption, because the model runs on batches that are filled up to one width. Another width is
+other kernels and other rounding, so that between widths samples agree within a tolerance.
 """
 
 from __future__ import annotations
@@ -67,9 +67,16 @@ def test_a_longer_run_begins_with_the_same_samples(generate):
     assert long.records[:3] == short.records
 
 
-def test_pictures_of_two_batch_sizes_are_alike(generate):
-    one, many = generate("batch_size=1", out="one"), generate("batch_size=5", out="many")
-    assert one.folder.name == many.folder.name  # the same run
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_the_batch_size_changes_nothing(generate, batch_size):
+    two, other = generate(out="two"), generate(f"batch_size={batch_size}", out="other")
+    assert two.folder.name == other.folder.name  # the same run
+    assert two.records == other.records and files(two) == files(other)
+
+
+def test_pictures_of_two_widths_are_alike_and_of_two_runs(generate):
+    one, many = generate("task.width=1", out="one"), generate("task.width=5", out="many")
+    assert one.folder.name != many.folder.name
     for path in files(one):
         first, second = (np.asarray(Image.open(each.folder / path)).astype(int) for each in (one, many))
         assert np.abs(first - second).max() <= 1

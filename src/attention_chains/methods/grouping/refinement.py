@@ -26,10 +26,12 @@ def refined(tensor: Tensor, proposals: Tensor) -> Tensor:
         ones left out.
     """
     from sklearn.cluster import KMeans  # slow to import, and rarely asked for
+    from threadpoolctl import threadpool_limits
 
     if len(proposals) == 0:
         return proposals
-    clusters = KMeans(len(proposals), init=proposals.cpu().numpy(), n_init=1).fit_predict(tensor.cpu().numpy())
+    with threadpool_limits(1):  # threads add the centres up in the order in which they end
+        clusters = KMeans(len(proposals), init=proposals.cpu().numpy(), n_init=1).fit_predict(tensor.cpu().numpy())
     labels = torch.from_numpy(clusters).to(tensor.device, torch.long)
     members = (labels == torch.arange(len(proposals), device=tensor.device)[:, None]).to(tensor.dtype)  # (M, n)
     counts = members.sum(-1, keepdim=True)
