@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from attention_chains.config import ConfigError, RunConfig, ShardConfig
-from attention_chains.config.checks import check
+from attention_chains.config.checks import check, check_fits
 from attention_chains.config.explain import schema_keys
 from attention_chains.config.nearest import nearest
 
@@ -95,6 +95,28 @@ def test_a_key_that_a_ranking_does_not_take_is_refused(given, refused):
     sentence = refused("task=probing", "model=flux", "data=digit_scenes", "method=cls", f"+method.{given}")
     assert f"method.{given.partition('=')[0]} is {given.partition('=')[2]}, but task=probing has no use" in sentence
     assert "with cls: its keys are heads." in sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    {
+        "task=generation task.sag_scale=null": "task.sag_scale has no value, but task=generation with model=sd15 needs",
+        "task=diffseg task.tau=null": "task.tau has no value, but task=diffseg with model=sd15 needs one",
+        "task=diffseg task.sag_scale=2": "task.sag_scale is 2.0, but task=diffseg with model=sd15 has no use for it",
+        "task=segmentation model=sd15": "task.noise is 0.5, but task=segmentation with model=sd15 has no use for it",
+        "task=masking task.tau=1": "task.tau is 1.0, but task=masking with model=vit has no use for it: its keys are",
+        "task=masking model=flux": "task=masking cannot be run with model=flux, which is of the family flux",
+    }.items(),
+)
+def test_a_task_needs_its_keys_and_has_no_use_for_others(overrides, said, configured):
+    with pytest.raises(ConfigError) as refusal:
+        check_fits(configured(*overrides.split()))
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "segments", "masking", "probing", "generation", "diffseg"])
+def test_every_task_has_its_keys_as_it_is(task, configured):
+    check_fits(configured(f"task={task}"))
 
 
 def test_a_prompt_is_checked_where_there_is_one(configured):

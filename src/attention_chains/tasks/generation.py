@@ -71,7 +71,9 @@ class Generation(ModelTask):
         self._folder = folder
         self._check_subsets()
         self._model.layer(self.config.task.layer)
-        keep_reference(folder, self._dataset.reference, self._extractor, extractor_digest(self.config.data.extractor))
+        data = self.config.data
+        digest = extractor_digest(data.extractor)
+        keep_reference(folder, self._dataset.reference, self._extractor, digest, data.skip_bad)
 
     def check(self, sample: Prompt) -> None:
         """Any text can be encoded."""
