@@ -137,12 +137,12 @@ def test_a_task_with_a_model_and_a_method_is_what_was_asked_for(configured):
         ("task=generation", "generation-1 layer=up_blocks.2.attentions.2 width=25 cfg=1 sag=0.75 mask=1 cap=0.4"),
         (
             "task=generation task.mask_cap=null task.layer=mid_block.attentions.0",
-            "generation-1 layer=mid_block.attentions.0 cfg=1 sag=0.75 mask=1",
+            "generation-1 layer=mid_block.attentions.0 width=25 cfg=1 sag=0.75 mask=1",
         ),
         ("task=diffseg", "diffseg-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"),
         (
             "experiment=_table1_diffseg",
-            "segmentation-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no",
+            "segmentation-1 timestep=300 grid=16 tau=0.1 iterations=3 precision=float32 refine=no",
         ),
     ],
 )
