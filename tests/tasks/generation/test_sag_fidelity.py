@@ -7,7 +7,7 @@ import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from diffusers.pipelines.deprecated.stable_diffusion_sag import StableDiffusionSAGPipeline
 
-from attention_chains import methods
+from attention_chains import methods, models
 from attention_chains.config import ConfigError
 from attention_chains.models import AssetError
 from attention_chains.tasks import guidance, sampling
@@ -87,6 +87,17 @@ def test_the_mid_block_protocol_is_diffusers_own_pipeline(tiny, masks, size, cfg
     torch.testing.assert_close(ours.latents, theirs, rtol=0, atol=1e-4)
     assert (ours.latents - vanilla).abs().max() > 0.1  # guidance does something here
     assert all(mask.any(-1).all() and not mask.all(-1).any() for mask in masks) and len(masks) == tiny.steps + 1
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_the_mid_block_protocol_is_diffusers_own_pipeline_on_the_miniature(cfg):
+    settings = {"revision": None, "device": torch.device("cpu"), "dtype": torch.float32, "image_size": 64, "steps": 6}
+    mini = models.load("sd15", source="bundled:sd15", **settings)
+    latents = mini.noise([1, 2, 3])
+    ours = sample(mini, latents, PROMPTS, Guidance(MIDDLE, scale=0.75, cfg=cfg), COLUMNS)
+    theirs = diffusers_sample(StableDiffusionSAGPipeline, mini, latents, cfg, sag_scale=0.75)
+    torch.testing.assert_close(ours.latents, theirs, rtol=0, atol=1e-4)
+    assert (ours.latents - diffusers_sample(StableDiffusionPipeline, mini, latents, cfg)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
