@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from attention_chains.data.digit_scenes import DigitScenes
 from attention_chains.models.assets import local_folder
 from minis.attention import ExplicitAttention
-from minis.flux import CLIP_LENGTH, encode_batch, new_clip, save_whole, scene_pool
+from minis.flux import CLIP_LENGTH, encode_batch, new_clip, polishing_stages, save_whole, scene_pool
 from minis.loop import Recipe, step_generator, train
 from minis.tokenizers import clip_tokenizer
 
@@ -43,6 +44,7 @@ class Sd15Recipe:
     mixed_precision: bool = True  # convolutions and matrix products in bf16
     unet: Recipe = Recipe(steps=1000, learning_rate=1e-3, horizon=2000, muon=True)
     polish: Recipe = Recipe(steps=1800, learning_rate=1.5e-3, muon=True)
+    polishings: int = 1  # each starts from the last one's average with a fresh rate
     portrait_share: float = 0.75  # of the scenes of a polishing step; before, half
     noisy_from: int = 400  # half of a polishing step's noise levels are at or above this training step
     largest_weight: float = 25.0  # of a noise level when polishing
@@ -128,8 +130,8 @@ def train_unet(pools: list[dict[str, Tensor]], recipe: Sd15Recipe, folder: Path,
         timestep = torch.randint(1000, (BATCH,), generator=generator)
         return _noise_error(model, *batch, timestep, generator, recipe, device).mean()
 
-    def second(step: int) -> Tensor:
-        generator = step_generator(recipe.seed, recipe.unet.steps + step)
+    def second(before: int, step: int) -> Tensor:
+        generator = step_generator(recipe.seed, recipe.unet.steps + before + step)
         large = round(BATCH * recipe.portrait_share)
         batch = _draw(((mixed, BATCH - large), (portraits, large)), generator)
         least = torch.tensor([0, recipe.noisy_from]).repeat(BATCH // 2)
@@ -139,7 +141,9 @@ def train_unet(pools: list[dict[str, Tensor]], recipe: Sd15Recipe, folder: Path,
         return (error * weight).sum() / weight.sum()
 
     train(model, first, recipe.unet, folder, "unet")
-    return train(model.train(), second, recipe.polish, folder, "polish")
+    for done, stage in enumerate(polishing_stages(recipe.polishings)):
+        train(model.train(), partial(second, done * recipe.polish.steps), recipe.polish, folder, stage)
+    return model
 
 
 def _noise_error(
@@ -196,7 +200,7 @@ def write_pipeline(vae: AutoencoderKL, model: Denoiser, output: Path) -> None:
 
 def write_card(folder: Path, output: Path, recipe: Sd15Recipe) -> None:
     """Write the recipe, the data's hashes and the training log beside the weights."""
-    for stage in ("unet", "polish"):
+    for stage in ("unet", *polishing_stages(recipe.polishings)):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     kinds = ("mixed", "portrait")
     card = {

@@ -21,7 +21,7 @@ def built(scripts, tmp_path_factory):
     from minis.loop import Recipe
 
     stage = Recipe(2, 1e-3, warmup=1, log_every=1, save_every=1, muon=True)
-    recipe = sd15.Sd15Recipe(scenes=4, unet=stage, polish=stage, portrait_share=0.5)
+    recipe = sd15.Sd15Recipe(scenes=4, unet=stage, polish=stage, polishings=2, portrait_share=0.5)
     folder = tmp_path_factory.mktemp("recipe")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sd15, "BATCH", 2)
