@@ -38,7 +38,7 @@ def test_the_label_is_of_the_handwritten_digit_that_lies_under_the_mask(monkeypa
 
     data = DigitClasses("test", 20)
     monkeypatch.setattr(digit_scenes, "_glyph", glyph)
-    images, numbers = digit_scenes._digits("test")
+    images, numbers = digit_scenes.handwritten_digits("test")
     for index in range(20):
         label, alpha = data[index].label, drawn[-1]
         large = [

@@ -152,7 +152,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(generated) -> None:
 def test_a_run_without_its_references_features_says_what_to_do(generated) -> None:
     run = generated()
     (run.folder / "reference.safetensors").write_bytes(b"torn")
-    with pytest.raises(RecordError, match=r"reference\.safetensors is not there or broken: copy it"):
+    with pytest.raises(RecordError, match=r"reference\.safetensors is not there or broken: delete it if it is"):
         collect([run], "generation", "sag").metric("FID")
     (run.folder / "reference.safetensors").unlink()
     with pytest.raises(RecordError, match="is not there or broken"):

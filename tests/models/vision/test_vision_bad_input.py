@@ -198,5 +198,5 @@ def test_an_array_that_is_no_image_is_refused(tiny, load, image):
 
 
 def test_every_family_is_told_where_there_is_none():
-    with pytest.raises(AssetError, match=r"choose one of flux, vit, clip, dinov1, dinov2\.$"):
+    with pytest.raises(AssetError, match=r"choose one of flux, sd15, vit, clip, dinov1, dinov2\.$"):
         models.load("resnet", source="", device=torch.device("cpu"))

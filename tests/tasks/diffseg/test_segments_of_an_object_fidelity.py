@@ -20,7 +20,7 @@ from attention_chains.tasks.segmentation import Segmentation
 @pytest.fixture
 def config(configured, tiny, tmp_path):
     def make(*overrides, out="results"):
-        run = configured(*tiny, "method=diffseg", "data.eval_size=32", "task.tau=0.05", "task.grid=4", *overrides)
+        run = configured("task=segments", *tiny, "data.eval_size=32", "task.tau=0.05", "task.grid=4", *overrides)
         return dataclasses.replace(run, out=str(tmp_path / out))
 
     return make
@@ -44,10 +44,9 @@ def test_a_record_is_the_best_grouping_of_the_images_segments(config):
     assert max(kinds) > 2
 
 
-def test_without_keys_of_its_own_the_protocol_is_diffsegs(config, loaded):
-    given = ["task.tau=1.1", "task.grid=16", "task.timestep=300", "task.iterations=3", "task.precision=float32"]
-    default = run(config("task.tau=null", "task.grid=null", out="default")).records
-    assert run(config(*given, out="given")).records == default
+def test_as_it_is_the_protocol_is_diffsegs(configured):
+    reading = configured("task=segments").task.reading
+    assert reading == "segmentation-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"
 
 
 def test_batches_and_shards_give_the_same_records(config, loaded):
@@ -60,7 +59,7 @@ def test_batches_and_shards_give_the_same_records(config, loaded):
 
 def test_no_word_and_no_noise_is_used(config, loaded):
     whole = run(config(out="a")).records
-    others = ("data.word=digit", "task.noise=0.25", "task.pooled=zero", "seed=5")
+    others = ("data.word=digit", "seed=5")
     assert run(config(*others, out="b")).records == whole
 
 
@@ -74,8 +73,11 @@ def test_running_metrics_and_maps_are_those_of_the_segments(config, loaded):
     assert found.shape == (1, 32, 32) and found.min() == 0
 
 
-@pytest.mark.parametrize(("model", "method", "kind"), [("sd15", "outgoing", "segments"), ("flux", "diffseg", "scores")])
-def test_a_model_is_told_the_methods_that_read_it(configured, tiny, model, method, kind):
-    chosen = configured(*tiny, f"model={model}", f"method={method}")
+@pytest.mark.parametrize(
+    ("task", "model", "method", "kind"),
+    [("segments", "sd15", "outgoing", "segments"), ("segmentation", "flux", "diffseg", "scores")],
+)
+def test_a_model_is_told_the_methods_that_read_it(configured, tiny, task, model, method, kind):
+    chosen = configured(f"task={task}", *tiny, f"model={model}", f"method={method}")
     with pytest.raises(MethodError, match=f"Method '{method}' gives no {kind}: choose one of"):
         tasks.build(chosen)
