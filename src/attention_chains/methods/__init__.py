@@ -43,7 +43,7 @@ Saliency = Callable[..., Tensor | None]
 Anchors = Callable[..., Tensor]
 Segments = Callable[..., Tensor]
 
-__all__ = ["Anchors", "Kind", "MethodError", "Ranking", "Saliency", "Scores", "Segments", "bind", "names"]
+__all__ = ["Anchors", "Kind", "MethodError", "Ranking", "Saliency", "Scores", "Segments", "bind", "bind_all", "names"]
 
 
 def names(kind: Kind | None = None) -> list[str]:
@@ -81,6 +81,18 @@ def bind(name: str, settings: Mapping[str, Any], kind: Kind = "scores") -> Calla
         keys = f"its keys are {', '.join(taken)}" if taken else "it has no keys"
         raise MethodError(f"Method '{name}' does not take '{key}': {keys}.")
     return partial(function, **given)
+
+
+def bind_all(specs: Mapping[str, Any], kind: Kind) -> dict[str, Callable[..., Any]]:
+    """The methods of a run by label; `specs` are its `MethodConfig`s by label, all of whose keys are the methods' own.
+
+    Raises
+    ------
+    MethodError
+        See `bind`.
+    """
+    settings = {label: dict(vars(spec)) for label, spec in specs.items()}
+    return {label: bind(keys.pop("name"), keys, kind) for label, keys in settings.items()}
 
 
 def _module(name: str) -> Any:

@@ -33,10 +33,7 @@ class Diffseg(ModelTask):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
-        self._anchors = {
-            label: methods.bind(keys.pop("name"), keys, kind="anchors") for label, keys in settings.items()
-        }
+        self._anchors = methods.bind_all(config.methods, "anchors")
         task = config.task
         self._merging = Merging(task.tau, task.iterations, task.precision)
 

@@ -42,10 +42,7 @@ class Generation(ModelTask):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
-        self._saliencies = {
-            label: methods.bind(keys.pop("name"), keys, kind="saliency") for label, keys in settings.items()
-        }
+        self._saliencies = methods.bind_all(config.methods, "saliency")
         self._folder: Path | None = None
 
     def missing(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class WordReading:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self._methods = _bound(config, "scores")
+        self._methods = methods.bind_all(config.methods, "scores")
         self._streams = sorted({spec.stream for spec in config.methods.values()})
 
     def settings(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class SegmentReading:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self._methods = _bound(config, "segments")
+        self._methods = methods.bind_all(config.methods, "segments")
         chosen = {key: getattr(config.task, key) for key in GROUPING}
         self._grouping = {key: value for key, value in chosen.items() if value is not None}
 
@@ -126,8 +126,3 @@ class SegmentReading:
 
 
 READINGS = {"flux": WordReading, "sd15": SegmentReading}  # by family
-
-
-def _bound(config: RunConfig, kind: methods.Kind) -> Mapping[str, Callable[..., Tensor]]:
-    settings = {label: {**vars(spec)} for label, spec in config.methods.items()}
-    return {label: methods.bind(keys.pop("name"), keys, kind) for label, keys in settings.items()}
