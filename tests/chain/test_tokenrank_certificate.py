@@ -160,3 +160,27 @@ def test_matrix_free_chains_that_cannot_be_certified_say_so():
     assert info.bound == 2
     assert not info.converged
     assert info.residual < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["sink", "random", "peaked"])
+@pytest.mark.parametrize("n", [7, 64, 451])
+def test_a_bounce_in_blocks_is_as_near_as_it_says(kind, n):
+    operator = AttentionChain(heads(kind, n, seed=4)[0].float())._operator
+    states = torch.rand(3, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 8
+    exact, near = operator.apply(states), operator.apply_in_blocks(states)
+    assert near.dtype == torch.float64
+    assert ((near - exact).abs() <= operator.off_in_blocks * exact).all()
+    assert (near != exact).any(), "nothing was rounded: the bound was not tried"
+
+
+@pytest.mark.parametrize("tol", [5e-3, 5e-4, 1e-5])
+@pytest.mark.parametrize("kind", ["clustered", "cycle", "sink"])
+def test_large_chains_are_certified_at_every_tolerance_alone_and_in_a_batch_alike(kind, tol):
+    """Loose tolerances are certified by a bounce in blocks, strict ones in float64."""
+    matrices = heads(kind, 420, seed=3, count=2).float()
+    chain = AttentionChain(matrices).teleport(0.99)
+    rank, info = chain.tokenrank(tol=tol, return_info=True)
+    assert (error(rank, chain) <= info.bound).all()
+    assert (info.bound <= tol).all()
+    for index in range(2):
+        assert torch.equal(rank[index], AttentionChain(matrices[index]).teleport(0.99).tokenrank(tol=tol))

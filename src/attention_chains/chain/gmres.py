@@ -17,6 +17,7 @@ LONGEST = 64  # vectors of a Krylov space: beyond, orthogonalising costs more th
 CYCLES = 100  # Krylov spaces, one after the other
 GAIN = 0.97  # a Krylov space that leaves more of the residual than this gains nothing
 LAP = {"cpu": 5, "cuda": 6}  # steps between two looks at the residual, each of which waits for the device
+LONGEST_WAIT = 8  # steps between two looks at a chain that is solved alone
 ALONE = 400  # from so many tokens on, a CPU's cache holds one matrix at most: chain after chain is faster than a batch
 
 Map = Callable[[Tensor], Tensor]
@@ -49,14 +50,25 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
     limits = goal.reshape(len(goal), -1)
     steps = torch.zeros(limits.shape, dtype=torch.long, device=goal.device)
     met = (space.norm == 0).mT.expand_as(steps)
-    for _ in range(-(-LONGEST // LAP.get(rhs.device.type, LAP["cuda"]))):
-        if met.all():
-            break
-        for _ in range(LAP.get(rhs.device.type, LAP["cuda"])):
+    wait, before = LAP.get(rhs.device.type, LAP["cuda"]), space.norm1()
+    while space.size < LONGEST and not met.all():
+        for _ in range(wait):
             space.extend(bounce)
         steps = torch.where(met, steps, space.size)  # a chain that has met its goal keeps its solution
-        met = met | (space.residual() <= limits)
+        left = space.residual()
+        met = met | (left <= limits)
+        if rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE:
+            wait = _due(before, left, limits, space.size)
     return space.solution(steps), steps.view(goal.shape)
+
+
+def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int) -> int:
+    """Return after how many steps, 1 to LONGEST_WAIT, the residuals meet their goals if they go on falling as before.
+
+    Only for a chain that is solved alone: in a batch, one chain's steps must not depend on another's.
+    """
+    pace = (left / before).clamp(max=0.999).log() / taken
+    return int(((goal / left).log() / pace).nan_to_num(1).amax().ceil().clamp(1, LONGEST_WAIT))
 
 
 class _KrylovSpace:
@@ -71,7 +83,7 @@ class _KrylovSpace:
         self.alphas = alphas.reshape(len(alphas), -1, 1, 1).to(self.small, torch.float64)
         self.held = 0 if avoid is None else 1  # rows in front of V that are only orthogonalised against
         self.least = torch.finfo(rhs.dtype).eps
-        rows, kept = without(rhs, avoid).reshape(-1, rhs.shape[-1]), LONGEST + max(LAP.values()) + 1
+        rows, kept = without(rhs, avoid).reshape(-1, rhs.shape[-1]), LONGEST + max(*LAP.values(), LONGEST_WAIT) + 1
         self.basis = rows.new_empty(len(rows), self.held + kept, rows.shape[-1])
         self.coefficients = rows.new_zeros(len(rows), kept - 1, self.held + kept)  # H^T: row j is v_j M in terms of V
         if avoid is not None:
@@ -79,14 +91,19 @@ class _KrylovSpace:
         self.norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (B, 1)
         torch.div(rows, self.norm.clamp(min=torch.finfo(rows.dtype).tiny), out=self.basis[:, self.held])
 
+    def norm1(self) -> Tensor:
+        """L1 norm of b, (1, B)."""
+        return (self.basis[:, self.held].abs().sum(-1) * self.norm[:, 0]).unsqueeze(0)
+
     def extend(self, bounce: Map) -> None:
         """Bounce the last vector and orthogonalise what comes, twice (classical Gram-Schmidt: two products each)."""
         end = self.held + self.size + 1
         used = self.basis[:, :end]  # (B, end, n)
+        turned = used.mT
         row = bounce(used[:, -1].view(self.shape)).reshape(len(used), 1, -1)
-        first = torch.bmm(row, used.mT)
+        first = torch.bmm(row, turned)
         row = torch.baddbmm(row, first, used, alpha=-1)
-        again = torch.bmm(row, used.mT)
+        again = torch.bmm(row, turned)
         row = torch.baddbmm(row, again, used, alpha=-1).squeeze(1)
         # Below round-off the space is closed under M; what follows is no more than small, and the solution is exact.
         norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True).clamp_(min=self.least)

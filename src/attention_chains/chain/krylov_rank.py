@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import certificate, gmres
-from attention_chains.chain.operators import Operator, normalised, single, widest_dtype
+from attention_chains.chain.operators import DenseOperator, Operator, normalised, single, widest_dtype
 from attention_chains.chain.power import l1
 
 DIRECT = {"cpu": 320}  # tokens of a dense chain up to which LU is faster; not measured on other devices
@@ -69,22 +69,32 @@ class TeleportFamily:
         shrinks = rates * certificate.contraction(base)
         return cls(base, rates, target, shrinks, gmres.constant(base), certificate.coarseness(base))
 
-    def bounced(self, state: Tensor, iterations: Tensor) -> Iterate:
-        """Make a distribution of a state, and bounce it once in float64."""
+    def bounced(self, state: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:
+        """Make a distribution of a state, and bounce it once: in float64, or nearly so if that slack is allowed."""
         state = normalised(state.clamp(min=0))
         rate = self.alphas.unsqueeze(-1)
-        residual = rate * self.base.apply(state) + (1 - rate) * self.target - state
-        return Iterate(state, residual, torch.full_like(l1(state), certificate.rounding(self.base)), iterations)
+        image, slack = self._image(state, allowed)
+        residual = rate * image + (1 - rate) * self.target - state
+        return Iterate(state, residual, torch.full_like(l1(state), slack), iterations)
+
+    def _image(self, state: Tensor, allowed: Tensor) -> tuple[Tensor, float]:
+        """Return x A and its round-off in L1: in float64, or by blocks if that is cheaper and the slack is allowed."""
+        base, rounding = self.base, certificate.rounding(self.base)
+        if isinstance(base, DenseOperator) and not base.batch_shape and base.n >= gmres.ALONE:
+            in_blocks = rounding + base.off_in_blocks
+            if base.device.type == "cpu" and base.dtype != state.dtype and (in_blocks <= allowed).all():
+                return base.apply_in_blocks(state), in_blocks
+        return base.apply(state), rounding
 
     def approached(self, goal: Tensor) -> Iterate:
         """Solve once, from the target on: all alphas from one Krylov space, in the chain's own type; or by LU."""
         if self._is_direct():
-            return self.bounced(self._solved(), torch.zeros_like(goal, dtype=torch.long))
+            return self.bounced(self._solved(), torch.zeros_like(goal, dtype=torch.long), goal / 4)
         start = self.target.to(self.base.dtype)
         rhs = self.base.apply(start) - start  # (*batch, n)
-        goal = torch.maximum(goal / 2, _reach(rhs))
-        step, bounces = gmres.solve(self.base.apply, rhs, goal / self.alphas, self.alphas, self.constant)
-        return self.bounced(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2)
+        limit = torch.maximum(goal / 2, _reach(rhs))
+        step, bounces = gmres.solve(self.base.apply, rhs, limit / self.alphas, self.alphas, self.constant)
+        return self.bounced(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2, goal / 4)
 
     def _is_direct(self) -> bool:
         """Whether the systems are small, stored and, as alpha < 1, regular."""
@@ -137,7 +147,7 @@ class TeleportFamily:
         off = (self.base.n + self.coarseness) * torch.finfo(self.base.dtype).eps
         slack = iterate.slack + off * l1(step)
         if (slack > allowed).any():
-            return self.bounced(iterate.state + step, iterations)
+            return self.bounced(iterate.state + step, iterations, allowed)
         moved = self.alphas.unsqueeze(-1) * self.base.apply(step.to(self.base.dtype)).to(step.dtype)
         return Iterate(iterate.state + step, iterate.residual - step + moved, slack, iterations)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64, or multiplied, at a time
+BLOCK = 16  # rows that `apply_in_blocks` multiplies in the matrix's own type
 BEYOND = 6 * 2**20  # entries of a matrix that are more than a CPU's caches keep
 
 
@@ -193,6 +194,26 @@ class DenseOperator:
         for rows, wide in wide_rows(self.matrix, state.dtype):
             total = total + rows_times(scaled[..., rows], wide)
         return total
+
+    @property
+    def off_in_blocks(self) -> float:
+        """By how much, relative to itself, an entry of `apply_in_blocks` may be off.
+
+        No term is negative: it is the round-offs of a scaled state, of a block's sum and of the sum of the blocks.
+        """
+        return (BLOCK + 2) * torch.finfo(self.dtype).eps / 2 + self.n * torch.finfo(torch.float64).eps
+
+    def apply_in_blocks(self, state: Tensor) -> Tensor:
+        """Return v A of non-negative float64 states (states, n) and one chain, nearly as precise as `apply` is.
+
+        Blocks of rows are multiplied in the matrix's own type and their sums added in float64: on a CPU that costs a
+        quarter of widening the matrix.
+        """
+        whole = self.n // BLOCK * BLOCK
+        rows = (state * self.scale.to(state.dtype)).to(self.dtype)
+        blocks = rows[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)  # (blocks, states, BLOCK)
+        sums = matmul(blocks, self.matrix[:whole].unflatten(0, (-1, BLOCK)))
+        return sums.sum(0, dtype=state.dtype) + matmul(rows[:, whole:], self.matrix[whole:])
 
     def apply_transposed(self, state: Tensor) -> Tensor:
         """Return v A^T."""
