@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: int = 50
     floor: float = 0.05  # the cosine ends at this fraction of the learning rate
-    muon: bool = False  # Muon for the weight matrices: lower loss a step than AdamW alone
+    muon: bool | Literal["kernels"] = False  # Muon for matrices ("kernels": and convolutions), AdamW for the rest
     ema: float = 0.999
     log_every: int = 20
     save_every: int = 100
@@ -81,18 +82,46 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for what it is made for: matrices between hidden layers, no embeddings, no output."""
     learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]  # a teacher's are not
-    hidden = [p for name, p in learned if recipe.muon and _is_hidden_matrix(name, p)]
+    sizes = {False: (), True: (2,), "kernels": (2, 4)}[recipe.muon]
+    hidden = [p for name, p in learned if p.ndim in sizes and _is_hidden(name)]
     known = {id(p) for p in hidden}
     rest = [p for _, p in learned if id(p) not in known]
     adamw = torch.optim.AdamW(rest, recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     if not hidden:
         return [adamw]
     rate = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    return [torch.optim.Muon(hidden, **rate, adjust_lr_fn="match_rms_adamw"), adamw]
+    return [KernelMuon(hidden, **rate, adjust_lr_fn="match_rms_adamw"), adamw]
 
 
-def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and not any(part in name for part in ("embed", "norm", "shared", "proj_out", "head."))
+def _is_hidden(name: str) -> bool:
+    ends = ("embed", "norm", "shared", "proj_out", "head.", "conv_in", "conv_out")
+    return not any(part in name for part in ends)
+
+
+class KernelMuon(torch.optim.Muon):
+    """Muon that also takes a convolution's kernels: as a matrix with a row for each output channel."""
+
+    def __init__(self, parameters: list[nn.Parameter], **settings: Any) -> None:
+        self.kernels = [(p, nn.Parameter(_rows(p.detach()))) for p in parameters if p.ndim == 4]
+        flat = {id(kernel): rows for kernel, rows in self.kernels}
+        super().__init__([flat.get(id(p), p) for p in parameters], **settings)
+
+    def step(self, closure: None = None) -> None:
+        """Step by the kernels' own gradients."""
+        for kernel, rows in self.kernels:
+            rows.grad = None if kernel.grad is None else _rows(kernel.grad)
+        super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, the kernels' too."""
+        super().zero_grad(set_to_none)
+        for kernel, _ in self.kernels:
+            kernel.grad = None
+
+
+def _rows(kernel: Tensor) -> Tensor:
+    """(out, in, h, w) -> (out, h*w*in): a view of a kernel that is stored channels last, as convolutions like it."""
+    return kernel.permute(0, 2, 3, 1).flatten(1)
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:

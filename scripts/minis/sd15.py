@@ -26,7 +26,7 @@ from tqdm import tqdm
 from attention_chains.data.digit_scenes import DigitScenes
 from attention_chains.models.assets import local_folder
 from minis.attention import ExplicitAttention
-from minis.flux import CLIP_LENGTH, encode_batch, new_clip, polishing_stages, save_whole, scene_pool
+from minis.flux import CLIP_LENGTH, encode_batch, new_clip, save_whole, scene_pool
 from minis.loop import Recipe, step_generator, train
 from minis.tokenizers import clip_tokenizer
 
@@ -44,10 +44,11 @@ class Sd15Recipe:
     mixed_precision: bool = True  # convolutions and matrix products in bf16
     unet: Recipe = Recipe(steps=1000, learning_rate=1e-3, horizon=2000, muon=True)
     polish: Recipe = Recipe(steps=1800, learning_rate=1.5e-3, muon=True)
-    polishings: int = 1  # each starts from the last one's average with a fresh rate
-    portrait_share: float = 0.75  # of the scenes of a polishing step; before, half
-    noisy_from: int = 400  # half of a polishing step's noise levels are at or above this training step
-    largest_weight: float = 25.0  # of a noise level when polishing
+    finish: Recipe = Recipe(steps=5400, learning_rate=1.5e-3, muon="kernels")
+    portrait_share: float = 0.75  # of the scenes of these two; before, half
+    noisy_from: int = 400  # half of their noise levels are at or above this training step
+    largest_weight: float = 25.0  # of a noise level in these two
+    compiled: bool = True  # three minutes once, then a step takes two thirds of its time
 
 
 def build(folder: Path, output: Path, recipe: Sd15Recipe | None = None, device: str = "cpu") -> None:
@@ -113,10 +114,10 @@ class Denoiser(nn.Module):
 
 
 def train_unet(pools: list[dict[str, Tensor]], recipe: Sd15Recipe, folder: Path, device: str) -> Denoiser:
-    """Mean square error of the noise, in two stages: textures first, then what things are.
+    """Mean square error of the noise, textures first, then what things are.
 
     The plain error hardly asks what a noisy picture shows: the noisier it is, the less its content weighs. After 1000
-    steps the model paints fine textures, but blobs for digits, and no prompt changes them. The second stage weighs an
+    steps the model paints fine textures, but blobs for digits, and no prompt changes them. The other stages weigh an
     error of the noise as the error of the picture's velocity that it makes, up to a limit.
     """
     torch.manual_seed(recipe.seed)
@@ -140,10 +141,11 @@ def train_unet(pools: list[dict[str, Tensor]], recipe: Sd15Recipe, folder: Path,
         weight = weights[timestep].to(device)
         return (error * weight).sum() / weight.sum()
 
+    if recipe.compiled:
+        model.unet.compile()
     train(model, first, recipe.unet, folder, "unet")
-    for done, stage in enumerate(polishing_stages(recipe.polishings)):
-        train(model.train(), partial(second, done * recipe.polish.steps), recipe.polish, folder, stage)
-    return model
+    train(model.train(), partial(second, 0), recipe.polish, folder, "polish")
+    return train(model.train(), partial(second, recipe.polish.steps), recipe.finish, folder, "finish")
 
 
 def _noise_error(
@@ -200,7 +202,7 @@ def write_pipeline(vae: AutoencoderKL, model: Denoiser, output: Path) -> None:
 
 def write_card(folder: Path, output: Path, recipe: Sd15Recipe) -> None:
     """Write the recipe, the data's hashes and the training log beside the weights."""
-    for stage in ("unet", *polishing_stages(recipe.polishings)):
+    for stage in ("unet", "polish", "finish"):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     kinds = ("mixed", "portrait")
     card = {
