@@ -8,12 +8,11 @@ from torch import Tensor
 from attention_chains.chain import stationary
 from attention_chains.chain.doubling import SETTLED
 from attention_chains.chain.operators import Operator, matmul, normalised, single, widest_dtype
-from attention_chains.chain.power import l1
+from attention_chains.chain.power import l1, looks
 
 NEVER = torch.iinfo(torch.int64).max  # more than any number of bounces, so that it sorts and compares as it should
 MAX_SQUARINGS = 50
 EXACT = 1e-12  # L1 error of the stationary vectors that states are compared with
-LAP = {"cpu": 1, "cuda": 16}  # bounces between two looks, each of which waits for the device
 
 
 @torch.no_grad()
@@ -60,7 +59,7 @@ def first_bounces_until(operator: Operator, tol: float, state: Tensor, limit: in
     first = torch.full(state.shape[:-1], NEVER, dtype=torch.long, device=operator.device)
     for time in range(limit + 1):
         first = torch.where((l1(state - rank) <= tol) & (first == NEVER), time, first)
-        if time % LAP.get(operator.device.type, LAP["cuda"]) == 0 and not (first == NEVER).any():
+        if looks(time, operator) and not (first == NEVER).any():
             break
         state = operator.apply(state)
     return first

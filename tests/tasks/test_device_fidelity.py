@@ -1,0 +1,61 @@
+"""Every task, run whole on a GPU that is pretended (tests/fixtures/pretend_gpu.py), measures what a CPU does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from pretend_gpu import pretended, waits
+
+from attention_chains import tasks
+from attention_chains.records.vectors import unpack
+
+RUNS = {
+    "segmentation": ["task=segmentation", "model=flux", "method=outgoing", "data.n=1"],
+    "segments": ["task=segments", "model=sd15", "method=diffseg", "data.n=1"],
+    "diffseg": ["task=diffseg", "model=sd15", "method=tokenrank_grid", "data.n=1"],
+    "generation": [
+        *("task=generation", "model=sd15", "method=sag_tokenrank", "model.steps=2", "task.width=2"),
+        *("data.n=2", "data.kid_subset=2", "data.reference_n=4"),
+    ],
+    "masking": ["task=masking", "model=vit", "method=tokenrank", "data.n=2", "task.fractions=3"],
+    "masking with registers": ["task=masking", "model=dinov2", "method=column_sum", "data.n=2", "task.fractions=3"],
+    "masking of CLIP": ["task=masking", "model=clip", "method=cls", "data.n=2", "task.fractions=3"],
+    "probing": [
+        *("task=probing", "model=dinov1", "method=tokenrank", "data.n=8", "data.train=16", "batch_size=8"),
+        "task.epochs=1",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_on_a_gpu_measures_what_a_run_on_the_cpu_does(name, configured, tmp_path):
+    expected = records(configured(*RUNS[name], "device=cpu", "logger=none"), tmp_path / "cpu")
+    with pretended():
+        found = records(configured(*RUNS[name], "device=cuda:0", "logger=none"), tmp_path / "gpu")
+        assert any(wait.startswith("_to_copy") for wait in waits), "nothing came from the GPU"
+    assert found.keys() == expected.keys()
+    for sample in expected:
+        assert_close(found[sample], expected[sample])
+
+
+def records(config, folder) -> dict[str, Any]:
+    config = dataclasses.replace(config, out=str(folder))
+    tasks.run(tasks.build(config), config)
+    lines = [json.loads(line) for path in folder.rglob("*.jsonl") for line in path.read_text().splitlines()]
+    return {line["id"]: line["stats"] for line in lines if "stats" in line}
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Numbers to 1e-3: attention is computed by other kernels, and rounded otherwise."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_close(found[key], value)
+    elif isinstance(expected, str):
+        np.testing.assert_allclose(unpack(found), unpack(expected), rtol=1e-3, atol=1e-3)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
