@@ -171,3 +171,8 @@ def test_arguments_that_the_kernel_refuses_are_still_refused_by_it(attend):
     with pytest.raises(RuntimeError) as captured, capture(attend):
         attend(q, k, v, **arguments)
     assert str(captured.value) == str(plain.value)
+
+
+def test_a_single_boolean_is_no_list_of_tokens():
+    with pytest.raises(CaptureError, match="single boolean; give one for each token"):
+        mask_tokens(torch.tensor(True))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attention_chains.capture import capture, mask_tokens
+from attention_chains.capture import Call, capture, mask_tokens
 
 
 def qkv(n=6, heads=3):
@@ -185,3 +185,10 @@ def test_an_outer_capture_sees_the_edits_of_an_inner_one(stack):
         model(x)
     assert outer.layers == ("blocks.0.attn", "blocks.1.attn", "blocks.2.attn")
     assert torch.equal(outer["blocks.0.attn"].matrix(), inner["blocks.0.attn"].matrix())
+
+
+def test_one_token_may_be_named_without_a_list():
+    q = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    call = Call("layer", q, q, q, 0.5)
+    for token in (3, torch.tensor(3)):
+        assert torch.equal(mask_tokens(token)(call).matrix(), mask_tokens([3])(call).matrix())

@@ -5,7 +5,7 @@ import torch
 from heads import heads
 from pretend_gpu import OnGPU, pretended, waits
 
-from attention_chains.chain import AttentionChain, RunningMix
+from attention_chains.chain import AttentionChain, RunningMix, operators
 
 Q, K = slice(16), slice(16, 32)  # channels that serve as queries and keys
 
@@ -118,3 +118,33 @@ def test_the_pretended_gpu_refuses_what_a_gpu_refuses(matrices):
         there.cpu()
         assert len(waits) == 4
     assert torch.equal(there.host, matrices)
+
+
+def test_all_eigenvalues_of_small_chains_take_one_copy_to_the_host():
+    with pretended():
+        chain = AttentionChain(on_gpu(heads("local", 40, seed=1, count=12).float()))
+    assert waited(chain.lambda2) == 1
+
+
+@pytest.mark.parametrize("ask", ["tokenrank", "lambda2"])
+def test_tf32_is_off_while_a_result_is_certified_and_on_again_afterwards(ask, matrices, monkeypatch):
+    """On a GPU TF32 keeps 10 bits of a factor: certificates would be false."""
+    matmul, seen = torch.backends.cuda.matmul, []
+    original = operators.DenseOperator.apply
+
+    def watched(operator, state):
+        seen.append(matmul.fp32_precision)
+        return original(operator, state)
+
+    before = matmul.fp32_precision
+    with pretended():
+        chain = AttentionChain(on_gpu(matrices)).teleport(0.99)
+        monkeypatch.setattr(operators.DenseOperator, "apply", watched)
+        matmul.fp32_precision = "tf32"
+        try:
+            getattr(chain, ask)()
+            after = matmul.fp32_precision
+        finally:
+            matmul.fp32_precision = before
+    assert set(seen) == {"ieee"}
+    assert after == "tf32"

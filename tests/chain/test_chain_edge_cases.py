@@ -79,3 +79,20 @@ def test_what_is_no_setting_is_refused_with_one_sentence(wrong):
     with pytest.raises(ChainError) as error:
         wrong()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("least", [1e-38, 1e-40, 1e-44])
+def test_what_a_peaked_row_keeps_may_be_next_to_nothing(least):
+    matrix = torch.tensor([[1, 0, 0], [1, least, least], [0.5, 0.5, 0]])
+    kept = AttentionChain(matrix).drop(0)
+    torch.testing.assert_close(kept.matrix(), torch.tensor([[0.5, 0.5], [1.0, 0]]))
+    torch.testing.assert_close(kept.bounce(0), torch.tensor([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("gap", [50.0, 95, 103])
+def test_a_peaked_softmax_can_lose_its_peak(gap):
+    scores = torch.tensor([[0.0, 0, 0], [gap, 0, 0], [gap, 1, 0]])
+    for chain in (AttentionChain.from_scores(scores), AttentionChain.from_qk(scores, torch.eye(3), scale=1.0)):
+        found = chain.drop(0).bounce(torch.tensor([0, 1]))
+        assert found.isfinite().all()
+        torch.testing.assert_close(found.sum(-1), torch.ones(2))

@@ -5,7 +5,7 @@ import torch
 from heads import drift, heads
 from torch.autograd import gradcheck
 
-from attention_chains.chain import AttentionChain, ChainError
+from attention_chains.chain import AttentionChain, ChainError, operators
 
 TOL = 1e-13
 ASK = {
@@ -109,3 +109,22 @@ def test_second_derivatives_are_refused(scores):
     rank = AttentionChain.from_scores(scores).tokenrank(TOL)
     with pytest.raises(ChainError, match="no second derivatives"):
         torch.autograd.grad(rank[0, 0], scores, create_graph=True)
+
+
+def test_gradients_pass_matrices_that_are_widened_in_pieces(monkeypatch):
+    """One factor takes part in the gradient, the other is only multiplied by, a few rows at a time in float64."""
+    scores = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def asked(scores):
+        first = AttentionChain.from_scores(scores)
+        other = AttentionChain(torch.softmax(scores.detach().float().flip(-1), -1))
+        return (first @ other).bounce(3) + (first @ other).outgoing().bounce(1)
+
+    def gradient():
+        leaf = scores.clone().requires_grad_()
+        asked(leaf).square().sum().backward()
+        return leaf.grad
+
+    whole = gradient()
+    monkeypatch.setitem(operators.CHUNK, "cpu", 2 * 2 * 12)
+    torch.testing.assert_close(gradient(), whole)

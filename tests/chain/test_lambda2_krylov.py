@@ -16,7 +16,6 @@ class Bounces:
     """A chain that is known only by its bounces."""
 
     matrix_free = True
-    contraction = 1.0
 
     def __init__(self, operator):
         self.inside = operator

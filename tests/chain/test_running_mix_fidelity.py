@@ -75,3 +75,10 @@ def test_heads_that_weigh_nothing_are_refused():
 def test_unknown_weights_are_refused():
     with pytest.raises(ChainError, match="uniform"):
         RunningMix("lambda")
+
+
+def test_the_batch_element_without_any_weight_is_named():
+    mean = RunningMix("lambda2")
+    mean.add(AttentionChain(torch.stack([torch.eye(3).roll(1, 0), torch.full((3, 3), 1 / 3)])[:, None]))
+    with pytest.raises(ChainError, match=r"every chain added to batch element \(1,\) has lambda2 = 0"):
+        mean.chain()

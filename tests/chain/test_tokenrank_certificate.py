@@ -183,4 +183,14 @@ def test_large_chains_are_certified_at_every_tolerance_alone_and_in_a_batch_alik
     assert (error(rank, chain) <= info.bound).all()
     assert (info.bound <= tol).all()
     for index in range(2):
-        assert torch.equal(rank[index], AttentionChain(matrices[index]).teleport(0.99).tokenrank(tol=tol))
+        alone, of_one = (AttentionChain(each).teleport(0.99) for each in (matrices[index], matrices[None, index]))
+        assert torch.equal(rank[index], alone.tokenrank(tol=tol))
+        assert torch.equal(rank[index], of_one.tokenrank(tol=tol)[0])
+
+
+def test_a_product_of_many_chains_is_allowed_the_round_off_of_each():
+    chain = AttentionChain(heads("random", 20, seed=0)[0])
+    product = chain
+    for _ in range(7):
+        product = product @ chain
+    assert certificate.rounding(product._operator) == 8 * certificate.rounding(chain._operator)

@@ -103,3 +103,9 @@ def test_arguments_that_do_not_fit_are_named(fig2, arguments, sentence):
 def test_alphas_that_are_none_are_named(fig2, alphas):
     with pytest.raises(ChainError, match=r"alphas? must be"):
         fig2.tokenranks(alphas)
+
+
+def test_a_tolerance_below_round_off_is_refused_at_once():
+    chain = AttentionChain(torch.full((5, 5), 0.2, dtype=torch.float64)).teleport(0.99)
+    with pytest.raises(ChainError, match="round-off alone keeps the power method from certifying 1e-14"):
+        chain.tokenrank(1e-14, method="power")

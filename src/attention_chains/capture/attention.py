@@ -7,6 +7,8 @@ from math import inf
 import torch
 from torch import Tensor
 
+from attention_chains.chain.precision import full_precision
+
 
 def logits(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Scaled, masked query-key products, in fp32 whatever autocast says.
@@ -28,7 +30,7 @@ def logits(q: Tensor, k: Tensor, scale: float, mask: Tensor | None = None, out: 
         (..., n, m), fp32 (fp64 for fp64 input), -inf where masked.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         scores = torch.matmul(q.to(dtype) * scale, k.to(dtype).mT, out=out)
         if mask is None:
             return scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from attention_chains.chain import AttentionChain
 class Call:
     """One call of scaled_dot_product_attention: what the softmax saw.
 
-    Nothing of size n x n is held: the logits, the matrix and the chain are computed on demand, on the model's device
-    and, where the model records gradients, as part of its graph. `dataclasses.replace` makes an edited call.
+    Nothing of size n x n is held but the model's own mask, and one triangle for all causal calls: the logits, the
+    matrix and the chain are computed on demand, on the model's device and, where the model records gradients, as part
+    of its graph. `dataclasses.replace` makes an edited call.
 
     Attributes
     ----------
@@ -164,10 +166,17 @@ def read_call(
     if enable_gqa:
         k, v = (tensor.repeat_interleave(q.shape[-3] // tensor.shape[-3], dim=-3) for tensor in (k, v))
     if is_causal:
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        mask = _triangle(q.shape[-2], k.shape[-2], q.device)
     batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], () if mask is None else mask.shape[:-2])
     q, k, v = (tensor.expand(*batch, -1, -1) for tensor in (q, k, v))
     return Call(layer, q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, mask)
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def _triangle(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Which keys a causal call's queries may attend to: one for the calls of all layers, since reducers keep calls."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
 
 
 def _as_autocast(tensor: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from attention_chains.capture.call import Call
 from attention_chains.capture.errors import CaptureError
 
 
-def mask_tokens(tokens: Tensor | Sequence[int]) -> Callable[[Call], Call]:
+def mask_tokens(tokens: Tensor | Sequence[int] | int) -> Callable[[Call], Call]:
     """Edit that hides tokens: their columns go to -inf before the softmax (protocol 4.2).
 
     Heads with nothing hidden keep their attention bit for bit where the same kernel serves masked and unmasked calls,
@@ -21,10 +21,10 @@ def mask_tokens(tokens: Tensor | Sequence[int]) -> Callable[[Call], Call]:
 
     Parameters
     ----------
-    tokens : Tensor or sequence of int
-        Indices, (k,) for every head and image, or anything that broadcasts to (B, H, k). Or boolean, anything that
-        broadcasts to (B, H, m), True where hidden: heads may then hide different numbers of tokens, and no value is
-        read back to the host.
+    tokens : Tensor, sequence of int, or int
+        Indices, one or (k,) for every head and image, or anything that broadcasts to (B, H, k). Or boolean, anything
+        that broadcasts to (B, H, m), True where hidden: heads may then hide different numbers of tokens, and no value
+        is read back to the host.
 
     Returns
     -------
@@ -39,11 +39,14 @@ def mask_tokens(tokens: Tensor | Sequence[int]) -> Callable[[Call], Call]:
     """
     tokens = torch.as_tensor(tokens)
     if tokens.dtype == torch.bool:
+        if tokens.ndim == 0:
+            raise CaptureError("Tokens to mask are a single boolean; give one for each token.")
         return lambda call: _hide(call, _broadcast(tokens, call, call.k.shape[-2]))
     if tokens.is_floating_point() or tokens.is_complex():
         if tokens.numel():
             raise CaptureError(f"Tokens to mask have dtype {tokens.dtype}; give integer indices or a boolean mask.")
         tokens = tokens.long()  # torch reads an empty list as floating
+    tokens = torch.atleast_1d(tokens)
     first, last = (tokens.min().item(), tokens.max().item()) if tokens.numel() else (0, -1)
     if first < 0:
         raise CaptureError(f"Token {first} cannot be masked; give indices from 0 up.")

@@ -36,7 +36,7 @@ class MeanAttention:
         Raises
         ------
         CaptureError
-            Its attention has another shape than that of the calls before.
+            Its attention has another shape, or is on another device, than that of the calls before.
         """
         shape = torch.Size((*call.q.shape[:-1], call.k.shape[-2]))
         if self._mean is None:
@@ -45,6 +45,11 @@ class MeanAttention:
             raise CaptureError(
                 f"Layer '{call.layer}' has attention of shape {tuple(shape)}, but the mean so far has "
                 f"{tuple(self._mean.shape)}; use one MeanAttention for each shape."
+            )
+        if call.q.device != self._mean.device:
+            raise CaptureError(
+                f"Layer '{call.layer}' is on {call.q.device}, but the mean so far on {self._mean.device}; use one "
+                "MeanAttention for each device."
             )
         if self._lent:
             self._mean, self._lent = self._mean.clone(), False

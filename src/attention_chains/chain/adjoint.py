@@ -14,6 +14,7 @@ from torch import Tensor
 from attention_chains.chain import gmres
 from attention_chains.chain.errors import ChainError
 from attention_chains.chain.operators import Operator
+from attention_chains.chain.precision import full_precision
 
 ACCURACY = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the adjoint system: residual over right-hand side, L1
 
@@ -46,7 +47,7 @@ class _Stationary(torch.autograd.Function):
             raise ChainError("TokenRank has no second derivatives: ask for its gradient without create_graph")
         pieces = gmres.parts(ctx.operator)
         rows = gradient.reshape(len(pieces), *pieces[0].batch_shape, ctx.operator.n)
-        with torch.autocast(gradient.device.type, enabled=False):
+        with full_precision(gradient.device):
             pulled = [_pull_back(part, row) for part, row in zip(pieces, rows, strict=True)]
         return torch.stack(pulled).to(gradient.dtype).view(gradient.shape), None, None
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from attention_chains.chain import eigen
 from attention_chains.chain.eigen import bounce_rows, real_span, sorted_eigen
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
+from attention_chains.chain.precision import full_precision
 
 FEWEST = 2  # vectors bounced at a time: one may miss the second eigenvalue for the third, and look converged
 ALIVE = 1e-3  # a vector that loses more than this in the second orthogonalisation was round-off: leave it out
@@ -259,7 +260,7 @@ def leading_subspace(operator: Operator, k: int, transposed: bool = False, tol: 
     count, chains = k - transposed, operator.batch_shape.numel()  # a right subspace's constant vector is known
     rows = torch.zeros(chains, count + 1, operator.n, dtype=widest_dtype(operator.device), device=operator.device)
     values = torch.zeros(chains, count + 1, dtype=torch.complex128)
-    with torch.autocast(operator.device.type, enabled=False):
+    with full_precision(operator.device):
         if count and chains:
             _fill(operator, transposed, tol, rows, values)
         return _measured(operator, transposed, tol, rows, values)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import gmres
-from attention_chains.chain.derived import Averaged, Lazy, Outgoing, Product, Teleported
+from attention_chains.chain.derived import Averaged, Lazy, Outgoing, Product, Teleported, Wrapped
 from attention_chains.chain.fused import FusedOperator
 from attention_chains.chain.operators import Operator, widest_dtype
 
@@ -24,7 +24,14 @@ CYCLES = 4  # Krylov spaces to spend on hitting times; where they do not do, cla
 
 def rounding(operator: Operator) -> float:
     """Round-off of one bounce of a distribution in the widest type, in L1."""
-    return (operator.n + 4) * torch.finfo(widest_dtype(operator.device)).eps
+    return products(operator) * (operator.n + 4) * torch.finfo(widest_dtype(operator.device)).eps
+
+
+def products(operator: Operator) -> int:
+    """Return how many products with a stored or computed matrix one bounce takes, one after the other."""
+    if isinstance(operator, Product):
+        return products(operator.first) + products(operator.then)
+    return products(operator.base) if isinstance(operator, Wrapped) else 1
 
 
 def coarseness(operator: Operator) -> float:
@@ -49,7 +56,7 @@ def _contraction(operator: Operator) -> Tensor:
         return (operator.weights * contraction(operator.base)).sum(operator.dim).clamp(max=1)
     if isinstance(operator, Outgoing) and isinstance(operator.base, Teleported):
         return _outgoing_contraction(operator, operator.base)
-    return torch.full((), operator.contraction, dtype=widest_dtype(operator.device), device=operator.device)
+    return torch.ones((), dtype=widest_dtype(operator.device), device=operator.device)
 
 
 def _outgoing_contraction(operator: Outgoing, base: Teleported) -> Tensor:
@@ -84,4 +91,4 @@ def by_hitting(operator: Operator, token: Tensor) -> Tensor:
             break
         rhs = ones - step
     proven = (slack > 0) & times.isfinite().all(-1)
-    return torch.where(proven, 2 * times.amax(-1) / slack, math.inf)
+    return torch.where(proven, 2 * times.amax(-1) / slack + 1, math.inf)  # 1: the residual is taken as a step

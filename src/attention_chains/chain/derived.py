@@ -49,11 +49,6 @@ class Teleported(Wrapped):
     alpha: float
     target: Tensor
 
-    @property
-    def contraction(self) -> float:
-        """Every row shares the mass 1 - alpha."""
-        return self.alpha * self.base.contraction
-
     def apply(self, state: Tensor) -> Tensor:
         """Return alpha v A + (1 - alpha) sum(v) p."""
         bounced = self.base.apply(state)
@@ -90,7 +85,6 @@ class Outgoing(Wrapped):
 
     scale: Tensor  # (*batch_shape, n) float64: one over the column sums, 0 for an empty column
     stray: Tensor  # (*batch_shape, n) float64: 1 / n for an empty column, else 0
-    contraction = 1.0
 
     @classmethod
     def of(cls, base: Operator) -> Outgoing:
@@ -130,11 +124,6 @@ class Lazy(Wrapped):
 
     stay: float
 
-    @property
-    def contraction(self) -> float:
-        """The part that stays does not shrink."""
-        return self.stay + (1 - self.stay) * self.base.contraction
-
     def apply(self, state: Tensor) -> Tensor:
         """Return stay v + (1 - stay) v A."""
         return self.stay * state + (1 - self.stay) * self.base.apply(state)
@@ -165,11 +154,6 @@ class Averaged(Wrapped):
         """The base's, without the averaged dimension."""
         shape = self.base.batch_shape
         return shape[: self.dim] + shape[self.dim + 1 :]
-
-    @property
-    def contraction(self) -> float:
-        """A mean shrinks as its members do."""
-        return self.base.contraction
 
     def apply(self, state: Tensor) -> Tensor:
         """Return the weighted mean of v A over the chains."""
@@ -230,11 +214,6 @@ class Product:
     def device(self) -> torch.device:
         """Device of the factors."""
         return self.first.device
-
-    @property
-    def contraction(self) -> float:
-        """Both bounces shrink."""
-        return self.first.contraction * self.then.contraction
 
     @property
     def matrix_free(self) -> bool:

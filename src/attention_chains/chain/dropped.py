@@ -20,8 +20,9 @@ def drop(operator: Operator, keep: Tensor) -> Operator:
     if operator.matrix_free:
         return Dropped.of(operator, keep)
     kept = operator.dense().index_select(-2, keep).index_select(-1, keep)
-    validation.rows_left(kept, keep)
-    return DenseOperator.normalising(kept)
+    largest = kept.detach().amax(-1, keepdim=True)
+    validation.rows_left(largest.squeeze(-1) > 0, keep)
+    return DenseOperator.normalising(kept / largest)  # what a peaked row keeps may be too small to divide one by
 
 
 @dataclass(eq=False)
@@ -30,14 +31,13 @@ class Dropped(Wrapped):
 
     keep: Tensor  # (kept,)
     scale: Tensor  # (*batch_shape, kept) float64: one over what each row keeps
-    contraction = 1.0
 
     @classmethod
     def of(cls, base: Operator, keep: Tensor) -> Dropped:
         """Sum what each row keeps, with one transposed bounce in float64."""
         kept = torch.zeros(*base.batch_shape, base.n, dtype=widest_dtype(base.device), device=base.device)
         sums = base.apply_transposed(kept.index_fill(-1, keep, 1)).index_select(-1, keep)
-        validation.rows_left(sums.unsqueeze(-1), keep)
+        validation.rows_left(sums > base.n * torch.finfo(base.dtype).tiny, keep)  # else one over it overflows
         return cls(base, keep, 1 / sums)
 
     @property

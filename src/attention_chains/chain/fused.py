@@ -18,6 +18,7 @@ from torch import Tensor
 from attention_chains.chain import fused_kernel, validation
 from attention_chains.chain.fused_pieces import Pieces, entries
 from attention_chains.chain.operators import DenseOperator, Operator
+from attention_chains.chain.precision import full_precision
 
 DENSE_SHARE = 1 / 8  # of the memory that matrices may take for storage="auto" to form them
 
@@ -42,7 +43,8 @@ def fits(operator: Operator) -> bool:
 def _memory(device: torch.device) -> int:
     """Bytes; 8 GiB where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
     known = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})
@@ -66,7 +68,6 @@ class FusedOperator:
     tops: Tensor | None = None  # (queries, n), the largest logits; without them every row takes a softmax of its own
     sums: Tensor | None = None  # (queries, n), of the exponentials of logit - top
     columns: Tensor | None = None  # (queries, n), the column sums; only where fused_kernel is to be used
-    contraction = 1.0
     matrix_free = True
 
     @classmethod
@@ -107,7 +108,7 @@ class FusedOperator:
     def normalised(self, tokens: Tensor | None = None) -> FusedOperator:
         """Find what every row divides by, and refuse a row without keys; `tokens` name the rows, if not 0 to n."""
         tops, sums = self.q.new_empty(2, self.batch_shape.numel(), self.n).unbind()
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             for chains, block in self._blocks(self.dtype, recording=False):
                 tops[chains], sums[chains] = block.softmax_parts()
         validation.log_sums((tops + sums.log()).view(*self.batch_shape, self.n), tokens)
@@ -146,7 +147,7 @@ class FusedOperator:
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """Compute the matrix."""
         whole = replace(self, tops=None, sums=None)._block(slice(None), dtype or self.dtype, self._recording())
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             return whole.attention(slice(0, self.n)).view(*self.batch_shape, self.n, self.n)
 
     def select(self, dim: int, index: int) -> FusedOperator:
@@ -174,7 +175,7 @@ class FusedOperator:
         moved = state.expand(*shape, self.n).permute(*order, -1)
         chains = self.batch_shape.numel()
         rows = moved.reshape(chains, shape.numel() // max(1, chains), self.n)  # (chains, states, n)
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             blocks = self._blocks(state.dtype, self._recording(state))
             parts = [bounce(block, rows[at]) for at, block in blocks]
         bounced = torch.cat(parts) if parts else rows

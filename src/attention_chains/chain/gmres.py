@@ -65,7 +65,8 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
 def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int) -> int:
     """Return after how many steps, 1 to LONGEST_WAIT, the residuals meet their goals if they go on falling as before.
 
-    Only for a chain that is solved alone: in a batch, one chain's steps must not depend on another's.
+    Only for a chain that is solved alone: in a batch, one chain's steps must not depend on another's. All of its
+    alphas take the steps of the slowest.
     """
     pace = (left / before).clamp(max=0.999).log() / taken
     return int(((goal / left).log() / pace).nan_to_num(1).amax().ceil().clamp(1, LONGEST_WAIT))
@@ -187,8 +188,12 @@ def constant(operator: Operator) -> Tensor:
 
 
 def parts(operator: Operator) -> list[Operator]:
-    """Cut a batch into the parts to solve one after the other: single chains, or all at once."""
+    """Cut a batch into the parts to solve one after the other: single chains, or all at once.
+
+    A batch of one is a single chain too, so that it gives the same bits.
+    """
     count = operator.batch_shape.numel()
-    if operator.device.type != "cpu" or operator.n < ALONE or count <= 1:
+    together = operator.device.type != "cpu" or operator.n < ALONE
+    if not operator.batch_shape or count == 0 or (together and count > 1):
         return [operator]
     return [single(operator, index) for index in range(count)]

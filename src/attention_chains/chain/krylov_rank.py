@@ -144,7 +144,7 @@ class TeleportFamily:
     def _stepped(self, iterate: Iterate, step: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:
         """Go a step that sums to zero; bounce it in the chain's own type if the slack that this adds is allowed."""
         step = gmres.without(step, self.constant)
-        off = (self.base.n + self.coarseness) * torch.finfo(self.base.dtype).eps
+        off = (certificate.products(self.base) * self.base.n + self.coarseness) * torch.finfo(self.base.dtype).eps
         slack = iterate.slack + off * l1(step)
         if (slack > allowed).any():
             return self.bounced(iterate.state + step, iterations, allowed)

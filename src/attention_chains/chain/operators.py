@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from attention_chains.chain.precision import full_precision, is_reduced
+
 CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64, or multiplied, at a time
 BLOCK = 16  # rows that `apply_in_blocks` multiplies in the matrix's own type
 BEYOND = 6 * 2**20  # entries of a matrix that are more than a CPU's caches keep
@@ -38,10 +40,6 @@ class Operator(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the results live."""
-
-    @property
-    def contraction(self) -> float:
-        """A proven factor, at most 1, by which one bounce shrinks the L1 distance of any two distributions."""
 
     @property
     def matrix_free(self) -> bool:
@@ -86,13 +84,13 @@ def row_sums(matrix: Tensor) -> Tensor:
     return torch.cat([rows.sum(-1) for _, rows in wide_rows(matrix, widest_dtype(matrix.device))], -1)
 
 
-def wide_rows(matrix: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def wide_rows(matrix: Tensor, dtype: torch.dtype, times: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Go through the rows of (..., n, m), a few of them at a time in a wider type: their place, and (..., few, m).
 
-    All come in one buffer, unless a gradient needs them: pieces allocated anew fragment a CPU's heap until it has
-    grown by the whole matrix.
+    All come in one buffer, unless a gradient needs them, of the matrix or of the states that they are multiplied by,
+    `times`: pieces allocated anew fragment a CPU's heap until it has grown by the whole matrix.
     """
-    keep = torch.is_grad_enabled() and matrix.requires_grad
+    keep = torch.is_grad_enabled() and (matrix.requires_grad or (times is not None and times.requires_grad))
     buffer = None
     for rows in row_chunks(matrix):
         piece = matrix[..., rows, :]
@@ -113,10 +111,10 @@ def row_chunks(matrix: Tensor) -> Iterator[slice]:
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply in the operands' own type, even inside an autocast region."""
-    if not torch.is_autocast_enabled(left.device.type):
+    """Multiply in the operands' own type, even inside an autocast region and where TF32 is on."""
+    if not is_reduced(left.device):
         return left @ right
-    with torch.autocast(left.device.type, enabled=False):
+    with full_precision(left.device):
         return left @ right
 
 
@@ -137,7 +135,7 @@ def _few_rows_times(state: Tensor, matrix: Tensor) -> Tensor:
     if not large or (torch.is_grad_enabled() and (state.requires_grad or matrix.requires_grad)):
         return matmul(state, matrix)
     total = state.new_zeros(len(state), matrix.shape[1])
-    with torch.autocast("cpu", enabled=False):
+    with full_precision(matrix.device):
         for rows in row_chunks(matrix):
             total.addmm_(state[:, rows], matrix[rows])
     return total
@@ -152,7 +150,6 @@ class DenseOperator:
 
     matrix: Tensor
     scale: Tensor
-    contraction = 1.0
     matrix_free = False
 
     def __post_init__(self) -> None:
@@ -191,15 +188,16 @@ class DenseOperator:
             return rows_times(state * self._own_scale, self.matrix)
         scaled = state * self.scale.to(state.dtype)
         total = torch.zeros((), dtype=state.dtype, device=state.device)
-        for rows, wide in wide_rows(self.matrix, state.dtype):
+        for rows, wide in wide_rows(self.matrix, state.dtype, state):
             total = total + rows_times(scaled[..., rows], wide)
         return total
 
     @property
     def off_in_blocks(self) -> float:
-        """By how much, relative to itself, an entry of `apply_in_blocks` may be off.
+        """By how much `apply_in_blocks` may be off in L1, relative to the sum of the state.
 
-        No term is negative: it is the round-offs of a scaled state, of a block's sum and of the sum of the blocks.
+        No term is negative, so that each entry is off, relative to itself, by the round-offs of a scaled state, of a
+        product and of BLOCK sums; entries that underflow are lost, and count for nothing in the sum.
         """
         return (BLOCK + 2) * torch.finfo(self.dtype).eps / 2 + self.n * torch.finfo(torch.float64).eps
 
@@ -220,7 +218,7 @@ class DenseOperator:
         state = self._widened(state)
         if state.dtype == self.dtype:
             return rows_times(state, self.matrix.mT) * self._own_scale
-        parts = [rows_times(state, wide.mT) for _, wide in wide_rows(self.matrix, state.dtype)]
+        parts = [rows_times(state, wide.mT) for _, wide in wide_rows(self.matrix, state.dtype, state)]
         return torch.cat(parts, -1) * self.scale.to(state.dtype)
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:

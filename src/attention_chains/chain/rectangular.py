@@ -57,7 +57,6 @@ class CrossOperator:
     """[[0, A], [U, 0]]: the attention A (*batch_shape, m, n) is stored, the uniform transitions U are not."""
 
     attention: DenseOperator  # not square: from queries to keys
-    contraction = 1.0
     matrix_free = False
 
     @property

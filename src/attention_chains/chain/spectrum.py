@@ -12,6 +12,7 @@ from attention_chains.chain import arnoldi, eigen
 from attention_chains.chain.arnoldi import Krylov, Ritz
 from attention_chains.chain.derived import Teleported
 from attention_chains.chain.operators import Operator, widest_dtype
+from attention_chains.chain.precision import full_precision
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
 MARGIN = 0.1  # share of the tolerance to stop at: about to converge to the third eigenvalue, most bases show the second
@@ -20,6 +21,7 @@ FIRST_LOOK, LONGEST_WAIT = 12, 16  # vectors in a basis when it is first looked 
 CHEAP = 512  # tokens up to which some bounces cost less than a look
 LAP = 10  # vectors between looks at such chains, at all of them at once
 DEAR = 2048  # tokens from which any bounce costs more than a look
+TOGETHER = 2**18  # entries of the float64 matrices whose eigenvalues are all found at once, on the CPU
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
 
@@ -123,7 +125,7 @@ def _without_teleport(operator: Operator) -> tuple[float, Operator]:
 def _leading(operator: Operator, count: int, tol: float, certify: bool = False) -> _Eigenvalues:
     """Return the `count` eigenvalues that lead after the 1, from Krylov passes, or from all of them where need be."""
     chains, held = operator.batch_shape.numel(), arnoldi.capacity(operator.n, count)[0]
-    with torch.autocast(operator.device.type, enabled=False):
+    with full_precision(operator.device):
         if operator.n == 1 or chains == 0:
             found = _Eigenvalues.none(chains, count)
             found.complete[:] = True
@@ -133,8 +135,9 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
         else:
             found = _Eigenvalues.joined([_by_krylov(each, count, tol, certify) for each in eigen.groups(operator)])
         if eigen.may_form(operator):
-            for chain in (~found.settled).nonzero().flatten().tolist():
-                _by_all(operator, chain, found, certify)
+            left, few = (~found.settled).nonzero().flatten().tolist(), max(1, TOGETHER // operator.n**2)
+            for first in range(0, len(left), few):
+                _by_all(operator, left[first : first + few], found, certify)
         return found
 
 
@@ -219,20 +222,26 @@ def _certify(found: _Eigenvalues, operators: Sequence[Operator], vectors: Tensor
     found.settled &= (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
 
 
-def _by_all(operator: Operator, chain: int, found: _Eigenvalues, certify: bool) -> None:
-    """Find all eigenvalues of one chain in float64, and with them those of its transpose to see what round-off does."""
-    matrix, count = eigen.formed(operator, chain), found.values.shape[1]
-    values = _after_the_first(torch.linalg.eigvals(matrix))[:count]
-    found.values[chain, : len(values)], found.residual[chain] = values, 0
-    found.settled[chain] = found.complete[chain] = True
+def _by_all(operator: Operator, chains: list[int], found: _Eigenvalues, certify: bool) -> None:
+    """Find all eigenvalues of chains in float64, and with them those of their transposes to see what round-off does.
+
+    Small ones go to the CPU, which is fastest for them, all at once: that costs a GPU one wait.
+    """
+    matrices, count = torch.stack([eigen.formed(operator, chain) for chain in chains]), found.values.shape[1]
+    if operator.n**2 <= TOGETHER:
+        matrices = matrices.cpu()
+    for chain, every in zip(chains, torch.linalg.eigvals(matrices).cpu(), strict=True):
+        values = _after_the_first(every)[:count]
+        found.values[chain, : len(values)], found.residual[chain] = values, 0
+        found.settled[chain] = found.complete[chain] = True
     if certify:
-        others = _after_the_first(torch.linalg.eigvals(matrix.mT))[:count]
-        found.error[chain, : len(values)] = (values.abs() - others.abs()).abs()
+        for chain, every in zip(chains, torch.linalg.eigvals(matrices.mT).cpu(), strict=True):
+            others = _after_the_first(every)[:count]
+            found.error[chain, : len(others)] = (found.values[chain, : len(others)].abs() - others.abs()).abs()
 
 
 def _after_the_first(values: Tensor) -> Tensor:
     """Return the eigenvalues without the 1 that every chain has, by falling modulus, pairs adjacent, on the CPU."""
-    values = values.cpu()
     values = values[torch.arange(len(values)) != (values - 1).abs().argmin()]
     return values[values.abs().argsort(descending=True, stable=True)]
 

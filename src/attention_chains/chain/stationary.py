@@ -16,6 +16,7 @@ from attention_chains.chain.errors import ChainError
 from attention_chains.chain.krylov_rank import Ranked, TeleportFamily
 from attention_chains.chain.operators import Operator, normalised, single, widest_dtype
 from attention_chains.chain.power import l1
+from attention_chains.chain.precision import full_precision
 from attention_chains.chain.states import uniform
 
 FIELDS = tuple(each.name for each in fields(Ranked))
@@ -50,7 +51,7 @@ def tokenrank(
 ) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vector (*batch_shape, n), and how it was found; see `AttentionChain.tokenrank`."""
     inner = _before_rounding(operator, tol) if stop == "bound" else tol
-    with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
+    with torch.no_grad(), full_precision(operator.device):
         reached = found(operator, inner) if method == "krylov" else _power(operator, inner, stop)
         rank, info = _rounded(operator, reached, tol, stop)
     return adjoint.attach(operator, rank), info
@@ -58,7 +59,7 @@ def tokenrank(
 
 def found(operator: Operator, tol: float) -> Ranked:
     """Return the stationary vector in the widest type, (*batch_shape, n), its L1 error certified to `tol` if can be."""
-    with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
+    with torch.no_grad(), full_precision(operator.device):
         if isinstance(operator, Teleported):
             return _krylov(operator.base, [operator.alpha], operator.target, tol)[0]
         return _krylov(operator, [1.0], uniform(operator), tol)[0]
@@ -66,7 +67,7 @@ def found(operator: Operator, tol: float) -> Ranked:
 
 def tokenranks(operator: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vectors (alphas, *batch_shape, n) of an operator teleported by each alpha."""
-    with torch.no_grad(), torch.autocast(operator.device.type, enabled=False):
+    with torch.no_grad(), full_precision(operator.device):
         reached = _krylov(operator, alphas, target, _before_rounding(operator, tol))
         rounded = [_rounded(operator, one, tol, "bound") for one in reached]
     ranks = [
@@ -105,6 +106,8 @@ def _power(operator: Operator, tol: float, stop: str) -> Ranked:
         if (steps := power.steps_needed(contraction, tol)) > power.LONGEST:
             needed = f"may need {steps:,} steps, more than {power.LONGEST:,}," if steps < math.inf else "needs teleport"
             raise ChainError(f'the power method {needed} to certify {tol:.1g} here: teleport more, or use "krylov"')
+        if not (certificate.rounding(operator) * amplification < tol).all():
+            raise ChainError(f"round-off alone keeps the power method from certifying {tol:.1g} here: ask for less")
         state, _, iterations = power.certified(operator, tol, amplification, uniform(operator, dtype))
         met = torch.zeros_like(iterations, dtype=torch.bool)
     else:
@@ -167,7 +170,7 @@ def _parts(operator: Operator, target: Tensor) -> list[tuple[Operator, Tensor]]:
 
 def _merged(ranked: list[Ranked], operator: Operator) -> Ranked:
     """Put the parts of a batch together again: (alphas, *batch_shape)."""
-    if len(ranked) == 1:
+    if len(ranked) == 1 and ranked[0].bound.shape[1:] == operator.batch_shape:
         return ranked[0]
     stacked = {name: torch.stack([getattr(one, name) for one in ranked], 1) for name in FIELDS}
     return Ranked(**{name: value.unflatten(1, operator.batch_shape) for name, value in stacked.items()})

@@ -206,9 +206,9 @@ def kept_tokens(dropped: SupportsIndex | Sequence[int] | Tensor, operator: Opera
     return keep.nonzero().squeeze(-1)
 
 
-def rows_left(kept: Tensor, tokens: Tensor) -> None:
-    """Check that no row (..., kept tokens) lost all of its attention."""
-    if (empty := kept.sum(-1) == 0).any():
+def rows_left(left: Tensor, tokens: Tensor) -> None:
+    """Check that no row of the `tokens` kept lost all of its attention, by what says which have some, (..., kept)."""
+    if (empty := ~left).any():
         *batch, row = _first(empty)
         lost = _row((*batch, int(tokens[row])))
         raise ChainError(
@@ -332,12 +332,15 @@ def same_sum(total: Tensor, weights: Tensor, operator: Operator) -> None:
         raise ChainError(
             f"cannot add chains of shape {shape} to a mean of {tuple(total.shape)}: use one mean for each shape"
         )
+    if total.device != operator.device:
+        raise ChainError(f"cannot add chains on {operator.device} to a mean on {total.device}: move them there first")
 
 
 def weighed(total: Tensor) -> None:
     """Check that a running mean has anything to divide by."""
-    if not (total > 0).all():
-        raise ChainError('every chain added has lambda2 = 0, so no weight is above zero: use weights="uniform"')
+    if (empty := total <= 0).any():
+        where = f" to batch element {tuple(_first(empty))}" if total.ndim else ""
+        raise ChainError(f'every chain added{where} has lambda2 = 0, so no weight is above zero: use weights="uniform"')
 
 
 def token_weights(values: Tensor, operator: Operator) -> Tensor:
