@@ -102,14 +102,14 @@ class KernelMuon(torch.optim.Muon):
     """Muon that also takes a convolution's kernels: as a matrix with a row for each output channel."""
 
     def __init__(self, parameters: list[nn.Parameter], **settings: Any) -> None:
-        self.kernels = [(p, nn.Parameter(_rows(p.detach()))) for p in parameters if p.ndim == 4]
+        self.kernels = [(p, nn.Parameter(_rows(p.detach(), p))) for p in parameters if p.ndim == 4]
         flat = {id(kernel): rows for kernel, rows in self.kernels}
         super().__init__([flat.get(id(p), p) for p in parameters], **settings)
 
     def step(self, closure: None = None) -> None:
         """Step by the kernels' own gradients."""
         for kernel, rows in self.kernels:
-            rows.grad = None if kernel.grad is None else _rows(kernel.grad)
+            rows.grad = None if kernel.grad is None else _rows(kernel.grad, kernel)
         super().step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -119,9 +119,10 @@ class KernelMuon(torch.optim.Muon):
             kernel.grad = None
 
 
-def _rows(kernel: Tensor) -> Tensor:
-    """(out, in, h, w) -> (out, h*w*in): a view of a kernel that is stored channels last, as convolutions like it."""
-    return kernel.permute(0, 2, 3, 1).flatten(1)
+def _rows(values: Tensor, kernel: Tensor) -> Tensor:
+    """(out, in, h, w) -> (out, in*h*w), in the order in which the kernel is stored: of itself, a view."""
+    last = kernel.is_contiguous(memory_format=torch.channels_last)
+    return (values.permute(0, 2, 3, 1) if last else values).flatten(1)
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -21,7 +21,10 @@ def built(scripts, tmp_path_factory):
     from minis.loop import Recipe
 
     stage = Recipe(2, 1e-3, warmup=1, log_every=1, save_every=1, muon=True)
-    recipe = sd15.Sd15Recipe(scenes=4, unet=stage, polish=stage, polishings=2, portrait_share=0.5)
+    finish = replace(stage, muon="kernels")
+    recipe = sd15.Sd15Recipe(
+        scenes=4, unet=stage, polish=stage, finish=finish, portrait_share=0.5, compiled=False
+    )  # compiling takes minutes
     folder = tmp_path_factory.mktemp("recipe")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sd15, "BATCH", 2)
