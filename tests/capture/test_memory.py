@@ -79,6 +79,22 @@ def test_no_call_outlives_its_reducer(stack, reduce):
         assert all(call() is None for call in calls)
 
 
+def test_what_a_capture_kept_is_freed_without_waiting_for_the_garbage_collector(stack):
+    """A full GPU does not make Python look for cycles."""
+    model, kept = stack(), []
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.no_grad(), capture(model) as tape:
+            model(torch.randn(1, 6, 8))
+        kept += [weakref.ref(call) for layer in tape.layers for call in tape.calls(layer)]
+        assert len(kept) == 3 and all(call() is not None for call in kept)
+        del tape
+        assert all(call() is None for call in kept)
+    finally:
+        gc.enable()
+
+
 def test_a_tape_of_calls_holds_no_matrix(stack):
     model = stack(depth=8, heads=HEADS)
     assert peak_of(model, None) - peak_of(model, lambda: lambda call: None) < MATRIX * 8

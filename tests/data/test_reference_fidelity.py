@@ -230,3 +230,10 @@ def test_too_few_images_and_no_number_of_scenes_are_refused(folder: Path) -> Non
         open_reference(section("digit_scenes"))
     with pytest.raises(DataError, match=r"data\.reference is 'laion': choose one of digit_scenes, folder, webdataset"):
         open_reference(section("laion"))
+
+
+def test_an_image_smaller_than_its_crop_is_not_blown_up(tars: Path) -> None:
+    """img2dataset shrinks and pads images unless told otherwise: FID would compare with that."""
+    found = open_reference(section("webdataset", tars, **LAION | {"reference_crop": 13}))
+    with pytest.raises(DataError, match=r"is 20 x 12 pixels, smaller than data.reference_crop=13: .*--resize_mode=no"):
+        found[0]

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from attention_chains import tasks
 from attention_chains.config import RunConfig, register, resolve
 from attention_chains.data.digit_scenes import DigitScenes
+from attention_chains.models.errors import AssetError
 from attention_chains.report.present import present
 from attention_chains.tasks import Finished, Outcome
 
@@ -23,6 +24,9 @@ class StubTask:
 
     def dataset(self) -> DigitScenes:
         return DigitScenes(n=3)
+
+    def check(self, sample) -> None:
+        pass
 
     def maps(self, images, prompts, words, seeds) -> dict[str, torch.Tensor]:
         labels = ("row-select", "column-select", "outgoing-n2")
@@ -59,6 +63,19 @@ def test_an_experiment_writes_table_and_pictures(records, experiments: Path, tmp
     printed = capsys.readouterr().out
     assert "flux on digit_scenes, split test, word colour" in printed and "outgoing (n=2)*" in printed
     assert "pooled=real" in (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("error", [AssetError("There is no weight."), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_table(
+    error, records, experiments: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self, *arguments) -> None:
+        raise error
+
+    monkeypatch.setattr(StubTask, "maps", fail)
+    assert shown(config(tmp_path, "experiment=table7"), records, len(records), experiments)
+    assert f"The picture beside the table is left out: {error}" in " ".join(capsys.readouterr().out.split())
+    assert "figure.png" not in (tmp_path / "table7" / "mini" / "table.md").read_text()
 
 
 def test_half_a_run_is_said_and_writes_nothing(records, experiments: Path, tmp_path: Path, capsys) -> None:

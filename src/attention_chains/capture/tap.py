@@ -46,7 +46,6 @@ class Tap(TorchFunctionMode):
         self.tape = Tape()
         self.seen: dict[str, None] = {}
         self._running, self._layers, self._reduce, self._edit = running, layers, reduce, edit
-        self._multi_head = _multi_head_calling(self._attend)
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Meet one torch call; everything but attention goes straight through."""
@@ -92,7 +91,7 @@ class Tap(TorchFunctionMode):
         """
         arguments = _MULTI_HEAD_SIGNATURE.bind(*args, **kwargs).arguments
         if not arguments.get("need_weights", True):
-            return self._multi_head(**arguments)
+            return _multi_head_calling(self._attend)(**arguments)
         layer = self._wanted_layer()
         if layer is None:
             return _MULTI_HEAD(**arguments)
@@ -101,7 +100,7 @@ class Tap(TorchFunctionMode):
                 f"Layer '{layer}' asks nn.MultiheadAttention for its weights, so its attention cannot be edited; call "
                 "it with need_weights=False, or leave it out of `layers`."
             )
-        self._multi_head(**{**arguments, "need_weights": False, "training": False})
+        _multi_head_calling(self._attend)(**{**arguments, "need_weights": False, "training": False})
         return _MULTI_HEAD(**arguments)
 
     def _wanted_layer(self) -> str | None:
@@ -116,7 +115,8 @@ def _multi_head_calling(attend: Callable[..., Tensor]) -> Callable[..., tuple[Te
     """F.multi_head_attention_forward with its inner scaled_dot_product_attention replaced by `attend`.
 
     A mode is switched off inside the function it meets, so it would miss the inner call; and while it is on, the
-    function does nothing but hand itself back to the mode.
+    function does nothing but hand itself back to the mode. It is made for the call: kept, it would be a cycle that
+    holds the tape, and what is on it, until Python looks for cycles, which a full GPU does not make it do.
     """
     scope = {**vars(F), "scaled_dot_product_attention": attend, "has_torch_function": lambda _: False}
     return FunctionType(_MULTI_HEAD.__code__, scope, _MULTI_HEAD.__name__, _MULTI_HEAD.__defaults__)

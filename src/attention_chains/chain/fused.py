@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attention_chains.chain import fused_kernel, validation
 from attention_chains.chain.fused_pieces import Pieces, entries
+from attention_chains.chain.memory import free_cuda_memory
 from attention_chains.chain.operators import DenseOperator, Operator
 from attention_chains.chain.precision import full_precision
 
@@ -43,8 +44,7 @@ def fits(operator: Operator) -> bool:
 def _memory(device: torch.device) -> int:
     """Bytes; 8 GiB where the system does not say."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks
-        return torch.cuda.mem_get_info(device)[0] + kept
+        return free_cuda_memory(device)
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
     known = "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {})

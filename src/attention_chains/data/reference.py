@@ -71,11 +71,13 @@ class References:
         Raises
         ------
         DataError
-            It cannot be read, or has another size than the first where none is cropped.
+            It cannot be read, is smaller than its crop, or has another size than the first where none is cropped.
         """
         index = range(len(self))[index]  # IndexError beyond the end
         image = self._read(index)
         if self._crop is not None:
+            if min(image.shape[:2]) < self._crop:
+                raise _too_small(self.ids[index], image.shape[1::-1], self._crop)
             return Reference(self.ids[index], centre_square(image, self._crop))
         if image.shape != self._shape:
             raise _other_size(self.ids[index], image.shape[1::-1], self._shape[1::-1])
@@ -234,6 +236,13 @@ def _decode(encoded: bytes, where: str) -> np.ndarray:
 
 def _no_image(where: str) -> DataError:
     return DataError(f"{where} is no whole JPEG, PNG or WebP: get it again, or remove it from the reference set.")
+
+
+def _too_small(name: str, size: tuple[int, ...], crop: int) -> DataError:
+    return DataError(
+        f"Reference image {name} is {size[0]} x {size[1]} pixels, smaller than data.reference_crop={crop}: keep images "
+        "as large as they were (img2dataset: --resize_mode=no, not its default), or lower data.reference_crop."
+    )
 
 
 def _other_size(name: str, size: Sequence[int], first: Sequence[int]) -> DataError:

@@ -43,7 +43,8 @@ def read_words(path: str | Path, lemmas: str | Path | None = None) -> dict[str, 
         return _checked_map(content, Path(path))
     if lemmas is None:
         raise DataError(
-            f"{path} maps lemma names, not WordNet ids: name a second file, with the first lemma of every WordNet id."
+            f"{path} maps lemma names, not WordNet ids: set data.lemmas to a file with the lemmas of every WordNet id, "
+            "such as ImageNet's words.txt (a line 'n02123045\ttabby, tabby cat' each)."
         )
     categories = _checked_strings(content["categories"], Path(path))
     words = {_spaced(lemma): word for lemma, word in categories.items()}

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from attention_chains.chain.memory import free_cuda_memory
 from attention_chains.models.errors import AssetError
 from attention_chains.models.layouts import PIPELINE, Layout
 
@@ -120,7 +121,7 @@ def _missing_disk(source: str, disk_gb: float | None) -> list[str]:
 
 
 def _missing_memory(source: str, device: torch.device, memory_gb: float | None) -> list[str]:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_cuda_memory(device) if device.type == "cuda" else psutil.virtual_memory().available
     if memory_gb is None or free / 1e9 >= memory_gb:
         return []
     where = f"the GPU {device}" if device.type == "cuda" else "this machine"

@@ -196,8 +196,8 @@ class Flux:
             [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC)) for image in images]
         )
         vae = self.pipe.vae
-        batch = torch.from_numpy(pixels).to(self.pipe.device).permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
-        posterior = vae.encode(batch).latent_dist
+        batch = torch.from_numpy(pixels).to(self.pipe.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = vae.encode(batch.to(vae.dtype)).latent_dist
         sample = posterior.mean + posterior.std * self._noise_like(posterior.mean, generators)
         return ((sample - vae.config.shift_factor) * vae.config.scaling_factor).float()
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from attention_chains.models.assets import BUNDLED, file_digest, first_line
 from attention_chains.models.errors import AssetError
 
+HASHES = Path("data/head_sha256.txt")  # of published heads, as `sha256sum` writes them; in the working folder
+
 _SECONDS = 20  # for a server to answer
 
 _NOT_A_HEAD = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)  # what a broken file raises
@@ -74,6 +76,15 @@ def load_head(head: str, sha256: str | None, prefix: str, width: int, device: to
     return LinearHead(weight, bias)
 
 
+def known_hash(head: str, sha256: str | None) -> str | None:
+    """The hash of a head, as given or from the file of hashes, which has lines as `sha256sum` writes them."""
+    if sha256 is not None or not is_url(head) or not HASHES.is_file():
+        return sha256
+    lines = (line.split() for line in HASHES.read_text(encoding="utf-8", errors="replace").splitlines())
+    known = {Path(words[-1].lstrip("*")).name: words[0] for words in lines if len(words) == 2}
+    return known.get(head.rsplit("/", 1)[-1])
+
+
 def head_file(head: str, sha256: str | None) -> Path:
     """File of a head: "bundled:dinov1/head.safetensors", a path, or a URL, downloaded once.
 
@@ -89,6 +100,7 @@ def head_file(head: str, sha256: str | None) -> Path:
     AssetError
         The file is not there, or not the one of that hash.
     """
+    sha256 = known_hash(head, sha256)
     if not is_url(head):
         return _checked(head, _local(head), sha256)
     if unhashed := missing_hash(head, sha256):
@@ -106,6 +118,7 @@ def head_file(head: str, sha256: str | None) -> Path:
 
 def missing_head(head: str, sha256: str | None) -> list[str]:
     """What stands between this machine and the head: no sentence or one. Nothing is downloaded."""
+    sha256 = known_hash(head, sha256)
     if unhashed := missing_hash(head, sha256):
         return [unhashed]
     if is_url(head) and not cached_head(head).is_file():
@@ -143,8 +156,8 @@ def missing_hash(head: str, sha256: str | None) -> str | None:
     """Sentence about a hash that is not known or not whole; None where all is well."""
     if sha256 is None and is_url(head):
         return (
-            f"The SHA-256 of {head} is not known here: fetch the file and set model.head_sha256 to the 64 digits that "
-            "`sha256sum` gives for it."
+            f"The SHA-256 of {head} is not known here: fetch the file and write the line that `sha256sum` gives for it "
+            f"into {HASHES}, or set model.head_sha256 to its 64 digits."
         )
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
         return f"model.head_sha256 is '{sha256}': a full SHA-256 has 64 lower-case hexadecimal digits."

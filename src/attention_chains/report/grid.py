@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attention_chains.config.errors import ConfigError
+from attention_chains.methods.errors import MethodError
 from attention_chains.records import RecordError
 from attention_chains.report.experiment import caption_of_scale
 from attention_chains.report.figure import save
@@ -119,7 +120,7 @@ def _images(method: str, samples: int, runs: Sequence[Run]) -> list[np.ndarray]:
     """The first images of a method, (H, W, 3) uint8 each."""
     held = [run for run in runs if run.task == TASK and run.folder and method in run.records[0]["stats"]]
     if not held:
-        raise ValueError(f"No run holds images of {method!r}; run the experiment first.")
+        raise MethodError(f"No run holds images of method '{method}', which the picture shows: run it, too.")
     ids = sorted(record["id"] for record in held[0].records)[:samples]
     return [_read(picture_path(held[0].folder, method, name)) for name in ids]
 

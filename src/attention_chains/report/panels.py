@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attention_chains.data.errors import DataError
 from attention_chains.data.photographs import read_photograph
 from attention_chains.report.definition import Panels, Photograph
 from attention_chains.report.figure import IMAGE, MASK, PanelRow, draw_panels
 from attention_chains.tasks.seeds import noise_seed
 
 if TYPE_CHECKING:
+    from attention_chains.data.sample import Sample
     from attention_chains.tasks.segmentation import Segmentation
 
 
@@ -39,14 +42,25 @@ def draw_examples(task: Segmentation, panels: Panels, scale: str, seed: int, pat
 
 
 def _sample_rows(task: Segmentation, panels: Panels, seed: int) -> list[PanelRow]:
-    dataset = task.dataset()
-    samples = [dataset[index] for index in range(min(panels.samples, len(dataset)))]
+    samples = list(islice(_readable(task), panels.samples))
     seeds = [noise_seed(seed, sample.id) for sample in samples]
     images, prompts, words = ([getattr(sample, name) for sample in samples] for name in ("image", "prompt", "word"))
     maps = _maps(task, panels, images, prompts, words, seeds)
     return [
         PanelRow(sample.image, found, sample.mask, sample.word) for sample, found in zip(samples, maps, strict=True)
     ]
+
+
+def _readable(task: Segmentation) -> Iterator[Sample]:
+    """The samples in order; bad ones are left out, as the run left them out or would have ended."""
+    dataset = task.dataset()
+    for index in range(len(dataset)):
+        try:
+            sample = dataset[index]
+            task.check(sample)
+        except DataError:
+            continue
+        yield sample
 
 
 def _photograph_rows(

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from attention_chains import tasks
+from attention_chains.capture.errors import CaptureError
+from attention_chains.chain.errors import ChainError
 from attention_chains.config import RunConfig
+from attention_chains.data.errors import DataError
+from attention_chains.models.assets import first_line
+from attention_chains.models.errors import AssetError
 from attention_chains.report.curves import FigureDefinition, read_figure, render_figure
-from attention_chains.report.definition import Definition, Row
+from attention_chains.report.definition import Definition, Panels, Row
 from attention_chains.report.experiment import Experiment
 from attention_chains.report.grid import GridDefinition, draw_images, read_grid, render_grid
 from attention_chains.report.measurement import Run, metrics_of
@@ -21,6 +27,7 @@ from attention_chains.report.table import console_table, write_texts
 from attention_chains.tasks import Finished
 
 WIDTH = 120  # of tables written to a file or a pipe, where there is no terminal to fit into
+UNDRAWN = (AssetError, CaptureError, ChainError, DataError, torch.OutOfMemoryError)  # what a picture may fail with
 TABLE, FIGURE, GRID = "table.yaml", "figure.yaml", "grid.yaml"
 
 
@@ -190,8 +197,7 @@ def _write_table(shown: Shown, experiment: Experiment, reading: str) -> None:
     asked, panels = shown.asked, experiment.definition.panels
     pictures = []
     if panels is not None:
-        pictures = [shown.results / experiment.name / asked.scale / "figure.png"]
-        draw_examples(tasks.build(asked), panels, asked.scale, asked.seed, pictures[0])
+        pictures = _examples(shown, panels, shown.results / experiment.name / asked.scale / "figure.png")
     if experiment.definition.grid is not None:
         columns = {row.label: row.method for row in experiment.definition.rows if row.method}
         path = shown.results / experiment.name / asked.scale / "images.png"
@@ -208,6 +214,17 @@ def _write_table(shown: Shown, experiment: Experiment, reading: str) -> None:
         [picture.name for picture in pictures],
     )
     shown.say_written([*paths, *pictures, *listed])
+
+
+def _examples(shown: Shown, panels: Panels, path: Path) -> list[Path]:
+    """Draw the picture beside a table, which loads the model anew: what fails there does not take the table along."""
+    tasks.free_memory()
+    try:
+        draw_examples(tasks.build(shown.asked), panels, shown.asked.scale, shown.asked.seed, path)
+    except UNDRAWN as error:
+        shown.console.print(f"[yellow]The picture beside the table is left out: {first_line(error)}[/yellow]")
+        return []
+    return [path]
 
 
 def _present_tests(shown: Shown, name: str, definition: TestDefinition) -> dict[str, float]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from attention_chains.config import ConfigError, RunConfig
 from attention_chains.config.checks import check_fits
@@ -19,7 +22,7 @@ TASKS = {  # by the module that holds it
     "diffseg": "Diffseg",
 }
 
-__all__ = ["TASKS", "Finished", "Outcome", "Task", "build", "recorded", "run", "run_all"]
+__all__ = ["TASKS", "Finished", "Outcome", "Task", "build", "free_memory", "recorded", "run", "run_all"]
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,23 @@ def run_all(configs: Sequence[RunConfig]) -> list[Finished]:
         Something is missing for one of them: all of it for all of them, a line each, before anything is run.
     """
     _refuse_missing([build(config) for config in configs])
-    return [Finished(config, _outcomes(build(config), config)) for config in configs]
+    finished = []
+    for config in configs:
+        finished.append(Finished(config, _outcomes(build(config), config)))
+        free_memory()
+    return finished
+
+
+def free_memory() -> None:
+    """Give back what models hold that nothing refers to: their modules are cycles, which nothing else frees in time."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def recorded(config: RunConfig) -> Finished | None:
     """What earlier runs of a configuration left, if that is all of it; nothing is computed."""
-    task = build(config)
+    task = build(replace(config, model=replace(config.model, memory_gb=None)))  # nothing is run
     if task.missing():
         return None
     outcomes = [read_outcome(task, each) for each in _seeds(config)]

@@ -88,7 +88,7 @@ def test_a_pin_is_a_whole_hash_and_a_missing_one_is_said_in_the_file(name):
     assert (paper["revision"] is None) == ("No pinned revision" in text)
     if "head" in paper:
         assert paper["head_sha256"] is None or re.fullmatch("[0-9a-f]{64}", paper["head_sha256"])
-        assert (paper["head_sha256"] is None) == ("SHA-256 of the head could not" in text)
+        assert (paper["head_sha256"] is None) == ("SHA-256 of the head is not published" in text)
 
 
 @pytest.mark.parametrize("name", [name for name, config in VISION.items() if "head" in config["at"]["paper"]])

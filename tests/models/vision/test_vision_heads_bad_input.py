@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attention_chains.models import AssetError, linear_head
-from attention_chains.models.linear_head import cached_head, head_file, load_head, missing_head
+from attention_chains.models.linear_head import cached_head, head_file, known_hash, load_head, missing_head
 
 URL = "https://heads.invalid/vits/linear.pth"
 CPU = torch.device("cpu")
@@ -158,3 +158,19 @@ def test_a_file_that_holds_no_linear_layer_of_the_right_width_is_refused(tmp_pat
 def test_a_file_that_is_cut_off_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x02")
     assert "cannot be read" in refusal(lambda: load_head(str(tmp_path / name), None, "", 8, CPU))
+
+
+def test_hashes_of_published_heads_are_read_from_a_file_of_sha256sum(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = URL.rsplit("/", 1)[-1]
+    assert known_hash(URL, None) is None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "head_sha256.txt").write_text(f"{'a' * 64}  other.pth\n\n{'b' * 64} *heads/{name}\n")
+    assert known_hash(URL, None) == "b" * 64
+    assert known_hash(URL, "c" * 64) == "c" * 64
+    assert known_hash("bundled:dinov1/head.safetensors", None) is None
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / name).write_bytes(b"another file")
+    (sentence,) = missing_head(URL, None)
+    assert f"not the {'b' * 64}" in sentence
