@@ -33,8 +33,15 @@ class ModelTask:
         self.device = choose_device(config.device)
 
     def missing(self) -> list[str]:
-        """What is not there to run this, a sentence each: weights, licence, memory, disk, data."""
-        return [*models.missing(self._model_config, self.device), *missing_data(self.config.data)]
+        """What is not there to run this, a sentence each: a GPU, weights, licence, memory, disk, data."""
+        found = [*models.missing(self._model_config, self.device), *missing_data(self.config.data)]
+        return [*self._missing_gpu(), *found]
+
+    def _missing_gpu(self) -> list[str]:
+        """The paper's models run for weeks on a CPU: nobody should find that out from the progress bar."""
+        if self.config.scale != "paper" or self.config.device != "auto" or self.device.type != "cpu":
+            return []
+        return ["No GPU is visible, and scale=paper would run on the CPU: set device=cpu if that is meant."]
 
     def dataset(self) -> Any:
         """The samples: `len`, `[i]`, `ids`, `fingerprint`."""
