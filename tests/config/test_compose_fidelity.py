@@ -142,7 +142,7 @@ def test_a_task_with_a_model_and_a_method_is_what_was_asked_for(configured):
         ("task=diffseg", "diffseg-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"),
         (
             "experiment=_table1_diffseg",
-            "segmentation-1 timestep=300 grid=16 tau=0.1 iterations=3 precision=float32 refine=no",
+            "segmentation-1 timestep=300 grid=16 tau=0.3 iterations=3 precision=float32 refine=no",
         ),
     ],
 )

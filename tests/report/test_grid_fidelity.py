@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from attention_chains.config import ConfigError
+from attention_chains.methods.errors import MethodError
 from attention_chains.records import RecordError
 from attention_chains.report.grid import Column, GridDefinition, draw_images, read_grid, render_grid
 from attention_chains.report.measurement import Run
@@ -73,7 +74,7 @@ def test_a_missing_or_torn_image_says_what_to_do(run: Run, tmp_path: Path, conte
 
 
 def test_a_method_that_no_run_holds_is_an_error(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="No run holds images of 'other'"):
+    with pytest.raises(MethodError, match="No run holds images of method 'other'"):
         draw_images({"Other": "other"}, 4, [run], tmp_path / "grid.png")
 
 
