@@ -41,7 +41,7 @@ def test_a_map_of_lemmas_is_joined_with_the_lemmas_of_ids(write, name, lemmas):
 
 
 def test_a_map_of_lemmas_alone_asks_for_the_second_file(write):
-    with pytest.raises(DataError, match="set data.lemmas to a file with the lemmas"):
+    with pytest.raises(DataError, match=r"set data\.lemmas to a file with the lemmas"):
         read_words(write("map.json", CATEGORIES))
 
 
