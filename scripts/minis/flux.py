@@ -292,14 +292,14 @@ def train_flow(
         return _velocity_error(model, batch, torch.ones(BATCH, 256), shift, generator, recipe, device)
 
     train(model, first, recipe.flow, folder, "flow")
-    for done, stage in enumerate(polishing_stages(recipe.polishings)):
+    for done, stage in enumerate(polishing_stages(recipe)):
         train(model, partial(second, done * recipe.polish.steps), recipe.polish, folder, stage)
     return model
 
 
-def polishing_stages(count: int) -> list[str]:
+def polishing_stages(recipe: FluxRecipe) -> list[str]:
     """Name the stages after the first: polish, polish2, polish3."""
-    return ["polish", *(f"polish{number}" for number in range(2, count + 1))]
+    return ["polish", *(f"polish{number}" for number in range(2, recipe.polishings + 1))]
 
 
 def _draw(pool: dict[str, Tensor], count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -361,7 +361,7 @@ def write_card(folder: Path, output: Path, recipe: FluxRecipe) -> None:
     """Write the recipe, the data's hash and the training logs beside the weights."""
     data = DigitScenes("train", recipe.scenes, recipe.seed, objects="mixed").fingerprint
     portraits = DigitScenes("train", recipe.portraits, recipe.seed, objects="portrait").fingerprint
-    for stage in ("autoencoder", "flow", *polishing_stages(recipe.polishings)):
+    for stage in ("autoencoder", "flow", *polishing_stages(recipe)):
         (output / f"{stage}.csv").write_bytes((folder / f"{stage}.csv").read_bytes())
     weights = {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.rglob("*.safetensors")

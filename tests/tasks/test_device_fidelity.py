@@ -59,3 +59,19 @@ def assert_close(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(unpack(found), unpack(expected), rtol=1e-3, atol=1e-3)
     else:
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_records_are_read_where_there_is_neither_a_gpu_nor_room_for_the_model(configured, tmp_path):
+    config = dataclasses.replace(configured(*RUNS["masking"], "device=cpu", "logger=none"), out=str(tmp_path))
+    tasks.run(tasks.build(config), config)
+    elsewhere = dataclasses.replace(config, device="cuda:0", model=dataclasses.replace(config.model, memory_gb=1e6))
+    found = tasks.recorded(elsewhere)
+    assert found is not None and found.complete
+
+
+def test_the_papers_models_do_not_start_on_a_cpu_unasked(configured, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    sentence = "No GPU is visible, and scale=paper would run on the CPU: set device=cpu if that is meant."
+    for device, told in (("auto", True), ("cpu", False)):
+        config = dataclasses.replace(configured(*RUNS["masking"]), scale="paper", device=device)
+        assert (sentence in tasks.build(config).missing()) == told

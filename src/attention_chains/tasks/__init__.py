@@ -90,7 +90,8 @@ def free_memory() -> None:
 
 def recorded(config: RunConfig) -> Finished | None:
     """What earlier runs of a configuration left, if that is all of it; nothing is computed."""
-    task = build(replace(config, model=replace(config.model, memory_gb=None)))  # nothing is run
+    needing_nothing = replace(config, device="cpu", model=replace(config.model, memory_gb=None))
+    task = build(needing_nothing)  # a machine that only draws the table needs no GPU and no room for the model
     if task.missing():
         return None
     outcomes = [read_outcome(task, each) for each in _seeds(config)]
