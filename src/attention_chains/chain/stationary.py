@@ -46,15 +46,18 @@ class TokenRankInfo:
     converged: Tensor
 
 
+INFO = tuple(each.name for each in fields(TokenRankInfo))
+
+
 def tokenrank(
     operator: Operator, tol: float, method: str = "krylov", stop: str = "bound"
 ) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vector (*batch_shape, n), and how it was found; see `AttentionChain.tokenrank`."""
     inner = _before_rounding(operator, tol) if stop == "bound" else tol
-    with torch.no_grad(), full_precision(operator.device):
+    with torch.inference_mode(), full_precision(operator.device):
         reached = found(operator, inner) if method == "krylov" else _power(operator, inner, stop)
         rank, info = _rounded(operator, reached, tol, stop)
-    return adjoint.attach(operator, rank), info
+    return adjoint.attach(operator, rank.clone()), TokenRankInfo(*(getattr(info, name).clone() for name in INFO))
 
 
 def found(operator: Operator, tol: float) -> Ranked:
@@ -67,17 +70,15 @@ def found(operator: Operator, tol: float) -> Ranked:
 
 def tokenranks(operator: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vectors (alphas, *batch_shape, n) of an operator teleported by each alpha."""
-    with torch.no_grad(), full_precision(operator.device):
+    with torch.inference_mode(), full_precision(operator.device):
         reached = _krylov(operator, alphas, target, _before_rounding(operator, tol))
         rounded = [_rounded(operator, one, tol, "bound") for one in reached]
     ranks = [
-        adjoint.attach(_teleported(operator, alpha, target), rank)
+        adjoint.attach(_teleported(operator, alpha, target), rank.clone())
         for alpha, (rank, _) in zip(alphas, rounded, strict=True)
     ]
-    infos = {
-        each.name: torch.stack([getattr(info, each.name) for _, info in rounded]) for each in fields(TokenRankInfo)
-    }
-    return torch.stack(ranks), TokenRankInfo(**infos)
+    infos = (torch.stack([getattr(info, name) for _, info in rounded]) for name in INFO)
+    return torch.stack(ranks), TokenRankInfo(*infos)
 
 
 def _teleported(base: Operator, alpha: float, target: Tensor) -> Operator:
