@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from heads import heads
 
 from attention_chains.chain import AttentionChain
 
@@ -37,6 +38,18 @@ def test_lambda2_agrees_with_scipy(kind, dtype):
     expected = np.sort(np.abs(scipy.linalg.eigvals(matrix.numpy())))[-2]
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     assert AttentionChain(matrix.to(dtype)).lambda2().item() == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "seed"),
+    [("local", 100, 1177), ("local", 100, 1876), ("clustered", 100, 22746), ("clustered", 197, 5094)],
+)
+def test_a_second_eigenvalue_that_the_start_all_but_misses_is_found(kind, n, seed):
+    """The third is next to it, and hides it until the residual is far below what the tolerance asks for."""
+    head = heads(kind, n, seed)[0]
+    second, third = np.sort(np.abs(scipy.linalg.eigvals(head.double().numpy())))[[-2, -3]]
+    assert second - third < 0.005
+    assert AttentionChain(head).lambda2().item() == pytest.approx(second, rel=2e-5)
 
 
 def test_a_well_posed_lambda2_is_reported_as_converged():

@@ -18,9 +18,9 @@ from attention_chains.chain.eigen import bounce_rows, real_span, sorted_eigen
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 from attention_chains.chain.precision import full_precision
 
-FEWEST = 2  # vectors bounced at a time: one may miss the second eigenvalue for the third, and look converged
-ALIVE = 1e-3  # a vector that loses more than this in the second orthogonalisation was round-off: leave it out
+ALIVE = 1e-3  # a vector of a block that keeps less in the second orthogonalisation was round-off: leave it out
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
+PAIR = 2  # vectors to bounce at a time for a span: from one, another eigenvalue of nearly the same size can hide
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
 
 
@@ -52,7 +52,8 @@ class Krylov:
     """Growing bases for B chains, the flattened batches of some operators, and what bounces make of them, in `dtype`.
 
     As many vectors are bounced at a time as eigenpairs are wanted, `count`, so that a multiple eigenvalue is found as
-    often as it is one. `transposed` bounces by ``v A^T``. `centred` keeps the constant vector out.
+    often as it is one; or `fewest`, if that is more. `transposed` bounces by ``v A^T``. `centred` keeps the constant
+    vector out.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class Krylov:
         count: int,
         transposed: bool = False,
         centred: bool = True,
+        fewest: int = 1,
     ):
-        self.transposed, self.count, self.block = transposed, count, max(count, FEWEST)
+        self.transposed, self.count, self.block = transposed, count, max(count, fewest)
         n, device = operators[0].n, operators[0].device
         self.capacity, self.keep = capacity(n, count)
         self.limit = LIMIT + n // 2
@@ -73,10 +75,12 @@ class Krylov:
         chains, held = sum(each.batch_shape.numel() for each in operators), self.capacity + self.block
         self._rows = torch.zeros(chains, self._fixed + held, n, dtype=dtype, device=device)
         self._rows[:, : self._fixed] = n**-0.5
-        self._projected = torch.zeros(chains, held, self.capacity, dtype=dtype, device=device)
+        # Row j: what basis vector j becomes, in terms of all rows.
+        self._images = torch.zeros(chains, self.capacity, self._fixed + held, dtype=dtype, device=device)
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
-        start, _, _ = _orthonormal(_start(self.block, self._rows), self._rows[:, : self._fixed])
-        self._rows[:, self._newest] = start
+        start = _start(self.block, self._rows)
+        parts = torch.empty_like(start[..., : self._fixed + self.block])  # of no interest
+        _orthonormal(start, self._rows[:, : self._fixed], self._rows[:, self._newest], parts)
 
     @property
     def chains(self) -> int:
@@ -105,26 +109,24 @@ class Krylov:
 
     def expand(self) -> None:
         """Bounce the newest block, and put what is new in it behind."""
-        first, last = self.size, self.size + self.block  # columns of the projected matrices
-        behind = self._rows[:, : self._fixed + last]
+        first, last = self.size, self.size + self.block
+        end = self._fixed + last  # rows of which the newest are bounced
+        behind = self._rows[:, :end]
         bounced = bounce_rows(self._operators, behind[:, -self.block :], self.transposed)
-        fresh, inside, outside = _orthonormal(bounced, behind)
-        columns = self._projected[:, : last + self.block, first:last]
-        columns[:, :last], columns[:, last:] = inside[:, self._fixed :], outside
+        images = self._images[:, first:last, : end + self.block]
+        _orthonormal(bounced, behind, self._rows[:, end : end + self.block], images)
         self.size, self.passes = last, self.passes + self.block
-        self._rows[:, self._newest] = fresh
 
-    def projected(self, chains: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what bounces make of the basis, for all or some chains, on the CPU: in its span, and outside.
+    def projected(self, chains: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return what bounces make of the basis, for all or some chains in order, on the CPU: in its span, and outside.
 
         The first (B, size, size) holds in column j what vector j becomes; the second (B, block, size) what of it lies
         along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both.
         """
-        part = self._projected[:, : self.size + self.block, : self.size]
-        part = (part if chains is None else part[chains.to(part.device)]).cpu()
+        part = self._some(self._columns, chains).cpu()
         return part[:, : self.size], part[:, self.size :]
 
-    def ritz(self, chains: Tensor) -> Ritz:
+    def ritz(self, chains: Sequence[int]) -> Ritz:
         """Solve the projected matrices of these chains, and measure their `count` leading pairs."""
         inside, outside = self.projected(chains)
         values, coefficients = sorted_eigen(inside)
@@ -135,11 +137,11 @@ class Krylov:
         residual = torch.linalg.vector_norm(outside.to(leading.dtype) @ leading, dim=1).double()
         return Ritz(values[..., : self.count], residual, coefficients)
 
-    def vectors(self, ritz: Ritz, chains: Tensor) -> Tensor:
+    def vectors(self, ritz: Ritz, chains: Sequence[int]) -> Tensor:
         """Return the leading Ritz vectors of these chains, of norm one: (chains, 2, count, n), real and imaginary."""
         leading = ritz.coefficients[..., : self.count]
         chosen = torch.cat([leading.real, leading.imag], -1).mT.to(self._rows)
-        return (chosen @ self.basis[chains.to(chosen.device)]).unflatten(1, (2, self.count))
+        return (chosen @ self._some(self.basis, chains)).unflatten(1, (2, self.count))
 
     def restart(self) -> None:
         """Keep the span of the leading Ritz vectors, never half a pair, and the newest block; forget the others."""
@@ -147,26 +149,36 @@ class Krylov:
         if kept is None:
             kept = real_span(*sorted_eigen(self.projected()[0]), self.keep)
         kept, self._kept = kept.to(self._rows), None
-        part = self._projected[:, : self.size + self.block, : self.size] @ kept
+        part = self._columns @ kept  # (B, size + block, keep)
         newest, basis = self._rows[:, self._newest].clone(), kept.mT @ self.basis
-        self._projected.zero_()
-        self._projected[:, : self.keep, : self.keep] = kept.mT @ part[:, : self.size]
-        self._projected[:, self.keep : self.keep + self.block, : self.keep] = part[:, self.size :]
+        inside, outside = kept.mT @ part[:, : self.size], part[:, self.size :]
+        self._images.zero_()
         self.size = self.keep
+        self._columns.copy_(torch.cat([inside, outside], 1))
         self.basis.copy_(basis)
         self._rows[:, self._newest] = newest
 
-    def select(self, chains: Tensor) -> None:
+    def select(self, chains: Sequence[int]) -> None:
         """Go on with these chains of the batch alone, given in order."""
         self._kept = None if self._kept is None else self._kept[chains]
         if len(self._operators) == self.chains:
-            self._operators = [self._operators[chain] for chain in chains.tolist()]
-            chains = chains.to(self._rows.device)
+            self._operators = [self._operators[chain] for chain in chains]
         else:
-            chains, whole = chains.to(self._rows.device), self._operators[0]
+            whole = self._operators[0]
             assert isinstance(whole, DenseOperator), "of other batches no part can be bounced alone"
-            self._operators = [eigen.taken(whole, chains)]
-        self._rows, self._projected = self._rows[chains], self._projected[chains]
+            self._operators = [eigen.taken(whole, torch.tensor(chains, device=self._rows.device))]
+        self._rows, self._images = self._some(self._rows, chains), self._some(self._images, chains)
+
+    def _some(self, each: Tensor, chains: Sequence[int] | None) -> Tensor:
+        """Take some chains' part, given in order, of what is there for each; without a copy if they are all."""
+        if chains is None or len(chains) == self.chains:
+            return each
+        return each[torch.tensor(chains, device=each.device)]
+
+    @property
+    def _columns(self) -> Tensor:
+        """What each basis vector becomes, in terms of the basis and of the newest block, (B, size + block, size)."""
+        return self._images[:, : self.size, self._fixed : self._fixed + self.size + self.block].mT
 
     @property
     def _newest(self) -> slice:
@@ -198,19 +210,28 @@ def _start(block: int, like: Tensor) -> Tensor:
     return noise.to(like).expand(len(like), -1, -1)
 
 
-def _orthonormal(rows: Tensor, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Make (B, block, n) orthonormal to (B, others, n) and to each other; zero where nothing new is left.
+def _orthonormal(rows: Tensor, behind: Tensor, fresh: Tensor, parts: Tensor) -> None:
+    """Make `rows`, (B, block, n), orthonormal to `behind`, (B, others, n), and to each other, or zero.
 
-    Returns the new rows, and what the given ones were: ``rows.mT = behind.mT @ inside + fresh.mT @ outside``.
+    Zero is what has nothing new in it. They are written to `fresh`; to `parts`, (B, block, others + block), what they
+    were: ``rows = parts @ cat([behind, fresh])``. A single vector, by far the most frequent block, does without a QR.
     """
-    first = behind @ rows.mT  # (B, others, block)
-    rows = torch.baddbmm(rows, first.mT, behind, alpha=-1)
-    length = torch.linalg.vector_norm(rows, dim=-1)
-    second = behind @ rows.mT
-    rows = torch.baddbmm(rows, second.mT, behind, alpha=-1)
-    unit, upper = torch.linalg.qr(rows.mT)
-    alive = (upper.diagonal(dim1=-2, dim2=-1).abs() > ALIVE * length).unsqueeze(-1)
-    return unit.mT * alive, first + second, upper * alive
+    turned, others = behind.mT, behind.shape[1]
+    first = torch.bmm(rows, turned)
+    rows = torch.baddbmm(rows, first, behind, alpha=-1)
+    length = None if rows.shape[1] == 1 else torch.linalg.vector_norm(rows, dim=-1)
+    second = torch.bmm(rows, turned)
+    rows = torch.baddbmm(rows, second, behind, alpha=-1)
+    torch.add(first, second, out=parts[..., :others])
+    if length is None:
+        norm, least = torch.linalg.vector_norm(rows, dim=-1, keepdim=True), torch.finfo(rows.dtype).eps
+        parts[..., others:] = torch.threshold(norm, least, 0)
+        torch.div(rows, torch.threshold(norm, least, torch.inf), out=fresh)
+    else:
+        unit, upper = torch.linalg.qr(rows.mT)
+        alive = (upper.diagonal(dim1=-2, dim2=-1).abs() > ALIVE * length).unsqueeze(-1)
+        parts[..., others:] = (upper * alive).mT
+        fresh.copy_(unit.mT * alive)
 
 
 @dataclass(frozen=True)
@@ -287,7 +308,7 @@ def _span_by_krylov(
     """Write the spans of the leading Ritz vectors once their residual is small; tell where it is, (B,)."""
     count, done = values.shape[1] - 1, torch.zeros(len(values), dtype=torch.bool)
     dtype = operators[0].dtype if tol >= SINGLE else rows.dtype
-    krylov = Krylov(operators, dtype, count, transposed, centred=transposed)
+    krylov = Krylov(operators, dtype, count, transposed, centred=transposed, fewest=PAIR)
     for _ in grown(krylov):
         if krylov.size < 2 * krylov.block:
             continue

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from attention_chains.chain.operators import DenseOperator, Operator, single, widest_dtype
 
-BATCH = {"cpu": 2**23, "cuda": 2**31}  # entries of the matrices that are bounced at once
+BATCH = {"cpu": 2**21, "cuda": 2**31}  # entries of the matrices that are bounced at once
 APART = 512  # tokens from which a CPU bounces chain by chain as fast as a batch
 GROUP = 2**21  # entries of the matrices that it bounces one after the other, the chains of a group step by step
 FORMED = {False: 8192, True: 1024}  # tokens up to which a stored, or a matrix-free, chain may be formed in float64

@@ -131,7 +131,7 @@ def rows_times(state: Tensor, matrix: Tensor) -> Tensor:
 
 def _few_rows_times(state: Tensor, matrix: Tensor) -> Tensor:
     """Return v A for states (states, n). A CPU reads a matrix anew for each of two or three; here its cache serves."""
-    large = matrix.device.type == "cpu" and matrix.numel() > BEYOND and 1 < len(state) < 4
+    large = 1 < len(state) < 4 and matrix.numel() > BEYOND and matrix.device.type == "cpu"
     if not large or (torch.is_grad_enabled() and (state.requires_grad or matrix.requires_grad)):
         return matmul(state, matrix)
     total = state.new_zeros(len(state), matrix.shape[1])
@@ -231,4 +231,4 @@ class DenseOperator:
         return DenseOperator(self.matrix.select(dim, index), self.scale.select(dim, index))
 
     def _widened(self, state: Tensor) -> Tensor:
-        return state.to(torch.promote_types(state.dtype, self.dtype))
+        return state if state.dtype == self.dtype else state.to(torch.promote_types(state.dtype, self.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -15,12 +16,12 @@ from attention_chains.chain.operators import Operator, widest_dtype
 from attention_chains.chain.precision import full_precision
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
-MARGIN = 0.1  # share of the tolerance to stop at: about to converge to the third eigenvalue, most bases show the second
-SETTLED = 5e-6  # relative error that is small enough to stop at whatever the margin: float32 gives little better
-FIRST_LOOK, LONGEST_WAIT = 12, 16  # vectors in a basis when it is first looked at; and to bounce at most between looks
+HIDDEN = 1e-7, 1e-3  # error, and share of the tolerance, to stop at where lambda2 is one (see `_enough`)
+FIRST_LOOK, LONGEST_WAIT = 12, 20  # vectors in a basis when it is first looked at; and to bounce at most between looks
 CHEAP = 512  # tokens up to which some bounces cost less than a look
 LAP = 10  # vectors between looks at such chains, at all of them at once
 DEAR = 2048  # tokens from which any bounce costs more than a look
+PATIENCE = 1.4  # of the wait that a steady pace would take: a vector too many is cheaper than a look too many
 TOGETHER = 2**18  # entries of the float64 matrices whose eigenvalues are all found at once, on the CPU
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
@@ -79,7 +80,7 @@ class _Eigenvalues:
     def joined(cls, parts: list[_Eigenvalues]) -> _Eigenvalues:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
-    def note(self, chains: Tensor, ritz: Ritz, among: Tensor, condition: Tensor, passes: int) -> None:
+    def note(self, chains: list[int], ritz: Ritz, among: list[int], condition: Tensor, passes: int) -> None:
         """Write down the pairs `among` those of a look, and their condition numbers."""
         self.values[chains], self.residual[chains] = ritz.values[among], ritz.residual[among]
         self.condition[chains], self.passes[chains] = condition[among], passes
@@ -141,6 +142,7 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
         return found
 
 
+@torch.inference_mode()
 def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: bool) -> _Eigenvalues:
     """Bounce a few vectors until the residual, times the condition number, meets the tolerance."""
     dtype = operators[0].dtype if tol >= arnoldi.SINGLE else widest_dtype(operators[0].device)
@@ -155,34 +157,34 @@ def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: b
 
 def _search(krylov: Krylov, tol: float, found: _Eigenvalues, vectors: Tensor) -> None:
     """Settle the chains, or give them up at the limit; those that are done are bounced no more, where that can be."""
-    chains = among = torch.arange(krylov.chains)  # the open chains: of all, and of those that are bounced
+    places = list(range(krylov.chains))  # in `found`, of the chains that are bounced
     soonest = max(2 * LAP if krylov.n < CHEAP else FIRST_LOOK, 2 * krylov.block)
-    due = torch.full_like(chains, soonest)  # vectors to have bounced when each is looked at
+    due = dict.fromkeys(places, soonest)  # vectors to have bounced when each open chain, of those bounced, is looked at
     for _ in arnoldi.grown(krylov):
-        late = krylov.full or krylov.passes >= krylov.limit
-        if krylov.passes < soonest and not late:
+        last = krylov.passes >= krylov.limit
+        if krylov.passes < soonest and not krylov.full and not last:
             continue
-        now = (due <= krylov.passes) | late
-        ritz = krylov.ritz(among[now])
-        ratio, condition = _off(ritz, tol)
-        done = (ratio <= 1) | (krylov.passes >= krylov.limit)
-        due[now] = _next_look(ratio, krylov, tol)
-        soonest = int(due.min())
-        if not done.any():
-            continue
-        ready = now.nonzero().flatten()[done]
-        found.note(chains[ready], ritz, done, condition, krylov.passes)
-        found.settled[chains[ready]] = ratio[done] <= 1
-        if len(vectors):
-            vectors[chains[ready].to(vectors.device)] = krylov.vectors(ritz, among[now])[done.to(vectors.device)]
-        still = torch.ones_like(now)
-        still[ready] = False
-        chains, among, due = chains[still], among[still], due[still]
-        if not len(chains):
+        now = [chain for chain, at in due.items() if at <= krylov.passes or krylov.full or last]
+        ritz = krylov.ritz(now)
+        ratios, condition = _off(ritz, tol)
+        done = []  # of those that are looked at
+        for index, (chain, ratio) in enumerate(zip(now, ratios.tolist(), strict=True)):
+            due[chain] = _next_look(ratio, krylov, tol)
+            if ratio <= 1 or last:
+                done.append(index)
+                del due[chain]
+        if done:
+            ready = [places[now[index]] for index in done]
+            found.note(ready, ritz, done, condition, krylov.passes)
+            found.settled[ready] = ratios[done] <= 1
+            if len(vectors):
+                vectors[ready] = krylov.vectors(ritz, now)[done]
+        if not due:
             break
-        if krylov.divisible and len(chains) < WORTH_CUTTING * krylov.chains:
-            krylov.select(among)
-            among = torch.arange(len(chains))
+        if krylov.divisible and len(due) < WORTH_CUTTING * krylov.chains:
+            krylov.select(list(due))
+            places, due = [places[chain] for chain in due], dict(enumerate(due.values()))
+        soonest = min(due.values())
 
 
 def _off(ritz: Ritz, tol: float) -> tuple[Tensor, Tensor]:
@@ -190,7 +192,7 @@ def _off(ritz: Ritz, tol: float) -> tuple[Tensor, Tensor]:
 
     A condition number is at least one: it is computed only where the residual alone is small enough, else infinite.
     """
-    enough = (_goal(tol) * ritz.values.abs()).clamp(min=_floor(tol) / 2)
+    enough = _enough(ritz.values.abs(), tol)
     ratio = (ritz.residual / enough).amax(-1)
     condition, near = torch.full_like(ritz.residual, torch.inf), ratio <= 1
     if near.any():
@@ -199,17 +201,16 @@ def _off(ritz: Ritz, tol: float) -> tuple[Tensor, Tensor]:
     return ratio, condition
 
 
-def _next_look(ratio: Tensor, krylov: Krylov, tol: float) -> Tensor:
-    """Return how many vectors will have been bounced when each chain is worth looking at again.
+def _next_look(ratio: float, krylov: Krylov, tol: float) -> int:
+    """Return how many vectors will have been bounced when a chain is worth looking at again.
 
-    The error falls by about the same factor with every vector; it began at about the eigenvalue itself. Where looks
-    are dearer than bounces, a few vectors too many cost less than a look too many.
+    The error falls by about the same factor with every vector; it began at about the eigenvalue itself.
     """
-    ratio = ratio.clamp(1 + tol, 1 / tol)
-    pace = (1 / _goal(tol) / ratio).log() / krylov.passes
-    shortest = krylov.block * (1 if krylov.n >= DEAR else 2)
-    due = krylov.passes + (ratio.log() / pace).clamp(shortest, LONGEST_WAIT).long()
-    return (due + LAP - 1) // LAP * LAP if krylov.n < CHEAP else due
+    ratio = min(max(1 + tol, ratio), 0.1 / _hidden(tol))
+    pace = math.log(1 / _hidden(tol) / ratio) / krylov.passes
+    shortest = krylov.block * (2 if krylov.n >= DEAR else 3)
+    due = krylov.passes + int(min(max(PATIENCE * math.log(ratio) / pace, shortest), LONGEST_WAIT))
+    return -(-due // LAP) * LAP if krylov.n < CHEAP else due
 
 
 def _certify(found: _Eigenvalues, operators: Sequence[Operator], vectors: Tensor, tol: float) -> None:
@@ -246,9 +247,20 @@ def _after_the_first(values: Tensor) -> Tensor:
     return values[values.abs().argsort(descending=True, stable=True)]
 
 
-def _goal(tol: float) -> float:
-    """Relative error to stop at."""
-    return max(MARGIN * tol, min(tol / 2, SETTLED))
+def _enough(size: Tensor, tol: float) -> Tensor:
+    """Return the error to stop at for eigenvalues of these moduli: less than what the tolerance asks for.
+
+    Two eigenvalues that differ by g look like one, with a residual of g times the start's part along the one over that
+    along the other: the less is asked for, the rarer a start that hides the larger one. The smaller the eigenvalues,
+    the dearer the digits.
+    """
+    asked = (tol / 2 * size).clamp(min=_floor(tol) / 2)
+    return torch.minimum(asked, _hidden(tol) / size)
+
+
+def _hidden(tol: float) -> float:
+    error, share = HIDDEN
+    return max(error, share * tol)
 
 
 def _floor(tol: float) -> float:
