@@ -70,6 +70,8 @@ def bounce_rows(operators: Sequence[Operator], rows: Tensor, transposed: bool = 
 def _bounced(operator: Operator, rows: Tensor, transposed: bool) -> Tensor:
     bounce = operator.apply_transposed if transposed else operator.apply
     shape = operator.batch_shape
+    if rows.shape[1] == 1:
+        return bounce(rows.reshape(*shape, operator.n)).reshape(rows.shape)
     if not shape:
         return bounce(rows[0]).unsqueeze(0)
     return bounce(rows.movedim(1, 0).unflatten(1, shape)).flatten(1, -2).movedim(0, 1)

@@ -16,7 +16,8 @@ from attention_chains.chain.operators import Operator, widest_dtype
 from attention_chains.chain.precision import full_precision
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
-HIDDEN = 1e-7, 1e-3  # error, and share of the tolerance, to stop at where lambda2 is one (see `_enough`)
+HIDDEN = 1e-2, 1e-3, 1e-9  # relative and absolute error to stop at, as shares of the tolerance; and the least asked for
+COARSE = 1e-4  # tolerance below which no less is asked for on that account: float32 would not give it
 FIRST_LOOK, LONGEST_WAIT = 12, 20  # vectors in a basis when it is first looked at; and to bounce at most between looks
 CHEAP = 512  # tokens up to which some bounces cost less than a look
 LAP = 10  # vectors between looks at such chains, at all of them at once
@@ -206,8 +207,9 @@ def _next_look(ratio: float, krylov: Krylov, tol: float) -> int:
 
     The error falls by about the same factor with every vector; it began at about the eigenvalue itself.
     """
-    ratio = min(max(1 + tol, ratio), 0.1 / _hidden(tol))
-    pace = math.log(1 / _hidden(tol) / ratio) / krylov.passes
+    whole = 1 / (HIDDEN[0] * max(tol, COARSE))  # the ratio of that beginning
+    ratio = min(max(1 + tol, ratio), whole / 10)
+    pace = math.log(whole / ratio) / krylov.passes
     shortest = krylov.block * (2 if krylov.n >= DEAR else 3)
     due = krylov.passes + int(min(max(PATIENCE * math.log(ratio) / pace, shortest), LONGEST_WAIT))
     return -(-due // LAP) * LAP if krylov.n < CHEAP else due
@@ -251,16 +253,11 @@ def _enough(size: Tensor, tol: float) -> Tensor:
     """Return the error to stop at for eigenvalues of these moduli: less than what the tolerance asks for.
 
     Two eigenvalues that differ by g look like one, with a residual of g times the start's part along the one over that
-    along the other: the less is asked for, the rarer a start that hides the larger one. The smaller the eigenvalues,
-    the dearer the digits.
+    along the other: the less is asked for, the rarer a start that hides the larger one.
     """
     asked = (tol / 2 * size).clamp(min=_floor(tol) / 2)
-    return torch.minimum(asked, _hidden(tol) / size)
-
-
-def _hidden(tol: float) -> float:
-    error, share = HIDDEN
-    return max(error, share * tol)
+    relative, absolute, least = HIDDEN
+    return asked.minimum((relative * max(tol, COARSE) * size).clamp(min=least, max=absolute * max(tol, COARSE)))
 
 
 def _floor(tol: float) -> float:
