@@ -19,7 +19,7 @@ PYTHON := python3.13 python3.12 python3.11 python3
 SUPPORTED := import sys, venv; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint tables $(TABLES) figures $(FIGURES) minis bench clean
+.PHONY: help setup demo test lint tables $(TABLES) figures $(FIGURES) heads minis bench clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,9 @@ fig9: $(STAMP) ## Regenerate Figure 9, masking budgets of the heads, into result
 
 fig12: $(STAMP) ## Regenerate Figure 12, more such images, into results/fig12
 	$(RUN) experiment=fig12 $(ARGS)
+
+heads: $(STAMP) ## Fetch the published DINO heads and keep their hashes, for scale=paper
+	@$(BIN)/python scripts/pin_heads.py
 
 minis: $(STAMP) ## Train the miniatures again; an interrupted training goes on
 	@for name in flux vit clip dinov1 dinov2 sd15; do $(BIN)/python scripts/train_minis.py $$name $(ARGS) || exit 1; done

@@ -60,6 +60,20 @@ def test_flux_dev_runs_at_scale_paper_with_its_own_weights_through_the_same_adap
     assert (run.model.name, run.model.family, run.model.source) == ("flux_dev", "flux", "black-forest-labs/FLUX.1-dev")
 
 
+def test_diffseg_alone_has_its_own_model_at_either_scale(configured):
+    assert configured("task=diffseg").model.name == "sd15"
+    assert configured("task=diffseg", "scale=paper").model.name == "sd14"  # protocol 3.1
+    assert configured("task=diffseg", "scale=paper", "model=sd15").model.name == "sd15"
+
+
+@pytest.mark.parametrize(("task", "key"), [("probing", "learning_rates"), ("diffseg", "tau"), ("segments", "tau")])
+def test_what_suits_a_miniature_is_the_tasks_own_and_gives_way_to_the_command_line(task, key, configured):
+    rate = {"learning_rates": [0.5], "tau": 0.5}[key]
+    mini, paper = (getattr(configured(f"task={task}", f"scale={scale}").task, key) for scale in ("mini", "paper"))
+    assert mini != paper
+    assert getattr(configured(f"task={task}", f"task.{key}={rate}").task, key) == rate
+
+
 def test_data_given_on_the_command_line_wins_over_the_data_of_the_scale(configured):
     assert configured("scale=paper", "data=digit_scenes").data.name == "digit_scenes"
 
@@ -139,7 +153,8 @@ def test_a_task_with_a_model_and_a_method_is_what_was_asked_for(configured):
             "task=generation task.mask_cap=null task.layer=mid_block.attentions.0",
             "generation-1 layer=mid_block.attentions.0 width=25 cfg=1 sag=0.75 mask=1",
         ),
-        ("task=diffseg", "diffseg-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"),
+        ("task=diffseg", "diffseg-1 timestep=300 grid=16 tau=0.3 iterations=3 precision=float32 refine=no"),
+        ("task=diffseg scale=paper", "diffseg-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"),
         (
             "experiment=_table1_diffseg",
             "segmentation-1 timestep=300 grid=16 tau=0.3 iterations=3 precision=float32 refine=no",

@@ -145,4 +145,4 @@ def test_probes_have_the_papers_learning_rates_at_scale_paper(runs):
     for name in ("table5", "table6"):
         (paper, *_), _ = runs(f"experiment={name}", "scale=paper")
         assert paper.task.learning_rates == [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]
-        assert len(runs(f"experiment={name}")[0][0].task.learning_rates) == 7
+        assert runs(f"experiment={name}")[0][0].task.learning_rates == [1, 3, 10, 30, 100, 300, 1000]

@@ -116,6 +116,38 @@ def head_file(head: str, sha256: str | None) -> Path:
         raise
 
 
+def pin(head: str) -> str:
+    """Take the file behind a URL for the right one, and write its SHA-256 into the file of hashes; return it (hex).
+
+    This is trust on first use, for files whose hash nobody publishes: what the publisher's server gives over HTTPS is
+    read without running code, must hold a linear layer, and is what every later run insists on. A known hash stays.
+
+    Raises
+    ------
+    AssetError
+        The URL is not HTTPS, the file cannot be fetched, is no head, or not the one whose hash is known.
+    """
+    if known_hash(head, None) is not None:
+        return file_digest(head_file(head, None))
+    if not head.startswith("https://"):
+        raise AssetError(f"{head} is no https:// address: nothing else vouches for a file whose hash is not known.")
+    path = cached_head(head)
+    fetched = not path.is_file()
+    if fetched:
+        _download(head, path)
+    try:
+        _refuse_other_files(head, path)
+    except AssetError:
+        if fetched:
+            path.unlink()  # the next run fetches it again
+        raise
+    digest = file_digest(path)
+    HASHES.parent.mkdir(parents=True, exist_ok=True)
+    with HASHES.open("a", encoding="utf-8") as hashes:
+        hashes.write(f"{digest}  {path.name}\n")
+    return digest
+
+
 def missing_head(head: str, sha256: str | None) -> list[str]:
     """What stands between this machine and the head: no sentence or one. Nothing is downloaded."""
     sha256 = known_hash(head, sha256)
@@ -156,8 +188,8 @@ def missing_hash(head: str, sha256: str | None) -> str | None:
     """Sentence about a hash that is not known or not whole; None where all is well."""
     if sha256 is None and is_url(head):
         return (
-            f"The SHA-256 of {head} is not known here: fetch the file and write the line that `sha256sum` gives for it "
-            f"into {HASHES}, or set model.head_sha256 to its 64 digits."
+            f"The SHA-256 of {head} is not known here: `make heads` fetches the published heads and keeps their hashes "
+            f"in {HASHES}; or write the line of `sha256sum` into it, or set model.head_sha256."
         )
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
         return f"model.head_sha256 is '{sha256}': a full SHA-256 has 64 lower-case hexadecimal digits."
@@ -193,6 +225,13 @@ def _download(url: str, path: Path) -> None:
         torch.hub.download_url_to_file(url, str(path), progress=False)
     except (OSError, urllib.error.URLError) as error:
         raise AssetError(f"{url} cannot be downloaded ({first_line(error)}): put the file at {path}.") from error
+
+
+def _refuse_other_files(head: str, path: Path) -> None:
+    shapes = {name: tuple(value.shape) for name, value in _tensors(head, path).items()}
+    weights = {name.removesuffix("weight"): shape for name, shape in shapes.items() if name.endswith("weight")}
+    if not any(len(shape) == 2 and shapes.get(f"{layer}bias") == shape[:1] for layer, shape in weights.items()):
+        raise AssetError(f"The file of {head}, {path}, holds no linear layer: see what it is before you trust it.")
 
 
 def _unreachable(url: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_a_record_is_the_best_grouping_of_the_images_segments(config):
 
 
 def test_as_it_is_the_protocol_is_diffsegs(configured):
-    reading = configured("task=segments").task.reading
+    reading = configured("task=segments", "scale=paper").task.reading
     assert reading == "segmentation-1 timestep=300 grid=16 tau=1.1 iterations=3 precision=float32 refine=no"
 
 
