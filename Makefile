@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SCALE := mini
 ARGS :=
 RUN = $(BIN)/python run.py scale=$(SCALE)
-TABLES := table1 table2 table3 table4 table5 table6 table7 table8 table9
+TABLES := table1 table2 table3 table4 table5 table5_max table6 table7 table8 table9
 FIGURES := fig5 fig7 fig8 fig9 fig12
 
 # The first of these that runs is taken; version managers leave names on the PATH that do not.
@@ -22,7 +22,7 @@ SUPPORTED := import sys, venv; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
 .PHONY: help setup demo test lint tables $(TABLES) figures $(FIGURES) heads minis bench clean
 
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9_]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## Create .venv and install everything, with uv where it is installed, else with pip
 
@@ -53,6 +53,9 @@ table4: $(STAMP) ## Regenerate Table 4, token masking, into results/table4
 
 table5: $(STAMP) ## Regenerate Table 5, linear probing of attention maps, into results/table5
 	$(RUN) experiment=table5 $(ARGS)
+
+table5_max: $(STAMP) ## Regenerate Table 5 with each map divided by its maximum, into results/table5_max
+	$(RUN) experiment=table5_max $(ARGS)
 
 table6: $(STAMP) ## Regenerate Table 6, linear probing of the heads' mean, into results/table6
 	$(RUN) experiment=table6 $(ARGS)

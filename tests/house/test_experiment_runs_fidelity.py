@@ -124,7 +124,7 @@ def test_everything_that_a_table_or_a_figure_names_is_run(scale, runs):
     for name in ("fig5", "fig12"):
         shown = {column.method for column in read_grid(EXPERIMENTS / name / "grid.yaml").columns}
         assert shown == set(runs(f"experiment={name}", f"scale={scale}")[0][0].methods)
-    for name in ("table4", "table5", "table6"):
+    for name in ("table4", "table5", "table5_max", "table6"):
         definition = read_definition(EXPERIMENTS / name / "table.yaml")
         now, _ = runs(f"experiment={name}", f"scale={scale}")
         families = {model: family for family, models in definition.families.items() for model in models}
@@ -142,7 +142,7 @@ def test_everything_that_a_table_or_a_figure_names_is_run(scale, runs):
 
 
 def test_probes_have_the_papers_learning_rates_at_scale_paper(runs):
-    for name in ("table5", "table6"):
+    for name in ("table5", "table5_max", "table6"):
         (paper, *_), _ = runs(f"experiment={name}", "scale=paper")
         assert paper.task.learning_rates == [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3]
         assert runs(f"experiment={name}")[0][0].task.learning_rates == [1, 3, 10, 30, 100, 300, 1000]

@@ -166,3 +166,20 @@ def test_a_wrong_table_yaml_is_one_sentence(tmp_path: Path, text: str, sentence:
 def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         read_definition(tmp_path / "table.yaml")
+
+
+def test_a_table_like_another_says_only_what_differs(tmp_path: Path) -> None:
+    for name, text in {"a": "title: A\ncolumns: [Acc]\nrows: [{label: r}]", "b": "like: a\ntitle: B"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "table.yaml").write_text(text)
+    (one, other) = (read_definition(tmp_path / name / "table.yaml") for name in "ab")
+    assert (other.title, other.columns, other.rows) == ("B", one.columns, one.rows)
+
+
+@pytest.mark.parametrize(("like", "sentence"), [("b", "like leads back to b"), ("c", "does not exist")])
+def test_a_table_like_itself_or_none_is_one_sentence(tmp_path: Path, like: str, sentence: str) -> None:
+    for name, other in {"a": "b", "b": "a" if like == "b" else like}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "table.yaml").write_text(f"like: {other}")
+    with pytest.raises(ConfigError, match=sentence):
+        read_definition(tmp_path / "b" / "table.yaml")

@@ -18,7 +18,7 @@ REQUIRED: Any = "???"
 
 
 def read_yaml(path: Path, kind: type) -> Any:
-    """Read one YAML file as a dataclass.
+    """Read one YAML file as a dataclass; one that is ``like: table5`` takes what it does not say from that experiment.
 
     Raises
     ------
@@ -26,14 +26,24 @@ def read_yaml(path: Path, kind: type) -> Any:
         When the file is missing or is not YAML, or a key or a type in it is wrong.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = _content(path)
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; name a folder of experiments/.") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename} does not exist; name a folder of experiments/.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {_sentence(error)}") from None
+
+
+def _content(path: Path, *before: Path) -> Any:
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(given, dict) or "like" not in given:
+        return given
+    other = path.parent.parent / str(given.pop("like")) / path.name
+    if other in (path, *before):
+        raise ConfigError(f"{path}: like leads back to {other.parent.name}; name one that says everything itself.")
+    return {**(_content(other, path, *before) or {}), **given}
 
 
 def refuse_twice(names: Sequence[str], where: str, path: Path) -> None:
