@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from attention_chains.config.errors import ConfigError
 from attention_chains.metrics.masking import curve
 from attention_chains.report.bootstrap import LEVEL, RESAMPLES, resampled_sums
+from attention_chains.report.errors import ReportError
 from attention_chains.report.experiment import caption_of_scale
 from attention_chains.report.figure import save
 from attention_chains.report.measurement import Measurement, Run, collect
@@ -130,7 +131,7 @@ def read_curves(definition: FigureDefinition, runs: Sequence[Run]) -> list[Curve
 
     Raises
     ------
-    ValueError
+    ReportError
         See `measurement.collect`.
     """
     models = list(dict.fromkeys(run.model for run in runs if run.task == TASK))
@@ -188,14 +189,14 @@ def render_figure(
 
     Raises
     ------
-    ValueError
+    ReportError
         When the runs hold none of the lines; see also `measurement.collect`.
     OSError
         When the files cannot be written.
     """
     curves = read_curves(definition, runs)
     if not curves:
-        raise ValueError(f"No run holds a line of {name}; run the experiment first.")
+        raise ReportError(f"No run holds a line of {name}; run the experiment first.")
     folder = results / name / scale
     texts = {
         "curves.csv": _as_csv(curves, definition),

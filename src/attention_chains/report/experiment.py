@@ -86,7 +86,7 @@ class Experiment:
 
         Raises
         ------
-        ValueError
+        ReportError
             When repeats hold different images, or a run holds an image twice or without a method.
         """
         task, families = self.definition.task, self.definition.families
@@ -147,7 +147,7 @@ class Experiment:
 
         Raises
         ------
-        ValueError
+        ReportError
             See `measurements`.
         OSError
             When the files cannot be written.

@@ -16,6 +16,7 @@ from attention_chains import metrics
 from attention_chains.metrics.metric import Metric
 from attention_chains.records import RecordError, read_identity
 from attention_chains.report.bootstrap import RESAMPLES, Interval, Statistic, interval, paired_interval
+from attention_chains.report.errors import ReportError
 from attention_chains.report.jackknife import GROUPS, groups_of, jackknife_interval
 from attention_chains.tasks.reference_features import FILE
 
@@ -137,7 +138,7 @@ class Measurement:
 
         Raises
         ------
-        ValueError
+        ReportError
             When the two were measured on different images.
         """
         self._refuse_other_images(other)
@@ -145,7 +146,7 @@ class Measurement:
 
     def _refuse_other_images(self, other: Measurement) -> None:
         if self.ids != other.ids:
-            raise ValueError(_differing_images("the two methods compared", self.ids, other.ids))
+            raise ReportError(_differing_images("the two methods compared", self.ids, other.ids))
 
     def _mean_over_runs(self, name: str) -> Statistic:
         return lambda sums, n: np.asarray(self._summarise(sums, n)[name]).mean(axis=-1)  # sums (..., runs, k)
@@ -184,7 +185,7 @@ class SetMeasurement(Measurement):
 
         Raises
         ------
-        ValueError
+        ReportError
             When the two were measured on different images.
         """
         self._refuse_other_images(other)
@@ -271,7 +272,7 @@ def collect(runs: Iterable[Run], task: str, method: str, models: Collection[str]
 
     Raises
     ------
-    ValueError
+    ReportError
         When an image occurs twice in a run, lacks the method, or is not in all of the runs; when one of the models has
         not been run with all of the seeds, or statistics of runs are of different length.
     """
@@ -287,7 +288,7 @@ def collect(runs: Iterable[Run], task: str, method: str, models: Collection[str]
     for run, found in zip(held, statistics, strict=True):
         if tuple(sorted(found)) != ids:
             names = f"{held[0].name} and {run.name}"
-            raise ValueError(_differing_images(f"{method!r} of runs {names}", ids, tuple(found)))
+            raise ReportError(_differing_images(f"{method!r} of runs {names}", ids, tuple(found)))
     return _measurement(task, ids, held, statistics, method)
 
 
@@ -297,12 +298,12 @@ def _measurement(
     lengths = {len(found[ids[0]]) for found in statistics}
     seeds, models = tuple(run.seed for run in runs), tuple(run.model for run in runs)
     if len(lengths) > 1:
-        raise ValueError(
+        raise ReportError(
             f"Runs of {method!r} by {', '.join(dict.fromkeys(models))} hold {sorted(lengths)} numbers for an image: "
             "average only models of one depth, in runs with the same settings."
         )
     if len(set(zip(models, seeds, strict=True))) != len(set(models)) * len(set(seeds)):
-        raise ValueError(f"{method!r} was not run with the same seeds for {', '.join(dict.fromkeys(models))}; do so.")
+        raise ReportError(f"{method!r} was not run with the same seeds for {', '.join(dict.fromkeys(models))}; do so.")
     kind = _kind(task)
     numbers = (
         np.float32 if kind is SetMeasurement else np.float64
@@ -314,7 +315,7 @@ def _measurement(
 
 def _folder(run: Run) -> Path:
     if run.folder is None:
-        raise ValueError(f"Run {run.name} is without its folder, which holds the reference images' features; give it.")
+        raise ReportError(f"Run {run.name} is without its folder, which holds the reference images' features; give it.")
     return run.folder
 
 
@@ -328,9 +329,9 @@ def _statistics(run: Run, method: str) -> dict[str, list[float]]:
     for record in run.records:
         image = record["id"]
         if image in statistics:
-            raise ValueError(f"Run {run.name} holds image {image!r} twice; merge its shards with records.merge.")
+            raise ReportError(f"Run {run.name} holds image {image!r} twice; merge its shards with records.merge.")
         if method not in record["stats"]:
-            raise ValueError(
+            raise ReportError(
                 f"Run {run.name} lacks method {method!r} for image {image!r}; run it again with that method."
             )
         statistics[image] = row(record["stats"][method])

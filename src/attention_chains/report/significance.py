@@ -149,7 +149,7 @@ def make_tests(definition: TestDefinition, runs: Sequence[Run], models: Collecti
 
     Raises
     ------
-    ValueError
+    ReportError
         See `measurement.collect`.
     """
     return [_tested(test, runs, models) for test in definition.tests]
@@ -195,7 +195,7 @@ def render_tests(
 
     Raises
     ------
-    ValueError
+    ReportError
         See `measurement.collect`.
     OSError
         When the files cannot be written.

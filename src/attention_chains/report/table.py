@@ -12,6 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from attention_chains.records.files import write_atomically
+
 _MARKS = "†‡§¶"
 
 
@@ -114,10 +116,10 @@ def write_table(
 
 
 def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
-    """Write text files into a folder, which is made if it is not there; see `write_table` for what is raised."""
+    """Write text files into a folder, each whole or not at all; see `write_table` for what is raised."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomically(folder / name, text)
     return [folder / name for name in texts]
 
 

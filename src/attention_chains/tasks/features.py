@@ -163,7 +163,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises
     ------
     RecordError
-        The folder cannot be written.
+        The folder cannot be written, or its file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a network file system without locks
+            raise cannot_write(folder, error) from error
         yield
 
 
