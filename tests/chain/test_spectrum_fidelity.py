@@ -76,3 +76,13 @@ def test_an_impossible_number_is_refused(fig2, k):
 def test_a_single_token_and_an_empty_batch():
     assert AttentionChain(torch.ones(1, 1)).spectrum(1) == 1
     assert AttentionChain(torch.empty(0, 80, 80)).spectrum(3).shape == (0, 3)
+
+
+@pytest.mark.parametrize("n", [100, 130, 600])
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+@pytest.mark.parametrize("stay", [0.5, 1.0])
+def test_a_space_that_closes_at_once_is_not_filled_with_round_off(n, k, stay):
+    """Of a lazy walk to anywhere one bounce says all; what is left of the next one is noise."""
+    chain = AttentionChain(torch.full((n, n), 1 / n)).lazy(stay) if stay < 1 else AttentionChain(torch.eye(n))
+    expected = torch.tensor([1.0, *[stay] * (k - 1)], dtype=torch.float64)
+    torch.testing.assert_close(chain.spectrum(k).abs().double(), expected, atol=1e-5, rtol=0)

@@ -18,7 +18,7 @@ from attention_chains.chain.eigen import bounce_rows, real_span, sorted_eigen
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 from attention_chains.chain.precision import full_precision
 
-ALIVE = 1e-3  # a vector of a block that keeps less in the second orthogonalisation was round-off: leave it out
+LOST = 32  # round-offs of a vector that, where no more is left of it, were made by taking away the rest
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 PAIR = 2  # vectors to bounce at a time for a span: from one, another eigenvalue of nearly the same size can hide
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
@@ -80,7 +80,7 @@ class Krylov:
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
         start = _start(self.block, self._rows)
         parts = torch.empty_like(start[..., : self._fixed + self.block])  # of no interest
-        _orthonormal(start, self._rows[:, : self._fixed], self._rows[:, self._newest], parts)
+        _append_orthonormal(start, self._rows, self._fixed, parts)
 
     @property
     def chains(self) -> int:
@@ -110,11 +110,9 @@ class Krylov:
     def expand(self) -> None:
         """Bounce the newest block, and put what is new in it behind."""
         first, last = self.size, self.size + self.block
-        end = self._fixed + last  # rows of which the newest are bounced
-        behind = self._rows[:, :end]
-        bounced = bounce_rows(self._operators, behind[:, -self.block :], self.transposed)
-        images = self._images[:, first:last, : end + self.block]
-        _orthonormal(bounced, behind, self._rows[:, end : end + self.block], images)
+        end = self._fixed + last  # of the rows that there are; the newest of them are bounced
+        bounced = bounce_rows(self._operators, self._rows[:, end - self.block : end], self.transposed)
+        _append_orthonormal(bounced, self._rows, end, self._images[:, first:last, : end + self.block])
         self.size, self.passes = last, self.passes + self.block
 
     def projected(self, chains: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
@@ -210,28 +208,27 @@ def _start(block: int, like: Tensor) -> Tensor:
     return noise.to(like).expand(len(like), -1, -1)
 
 
-def _orthonormal(rows: Tensor, behind: Tensor, fresh: Tensor, parts: Tensor) -> None:
-    """Make `rows`, (B, block, n), orthonormal to `behind`, (B, others, n), and to each other, or zero.
+def _append_orthonormal(rows: Tensor, basis: Tensor, end: int, parts: Tensor) -> None:
+    """Make `rows`, (B, block, n), orthonormal to the first `end` of `basis`, (B, more, n), and put them behind those.
 
-    Zero is what has nothing new in it. They are written to `fresh`; to `parts`, (B, block, others + block), what they
-    were: ``rows = parts @ cat([behind, fresh])``. A single vector, by far the most frequent block, does without a QR.
+    One after the other, by classical Gram-Schmidt, twice. A row of which no more is left than round-off becomes zero:
+    the basis is closed, and noise made a unit vector would not be orthogonal to it for long. `parts`, (B, block, end +
+    block), zero before, gets what the rows were: ``rows = parts @ basis[:, : end + block]``.
     """
-    turned, others = behind.mT, behind.shape[1]
-    first = torch.bmm(rows, turned)
-    rows = torch.baddbmm(rows, first, behind, alpha=-1)
-    length = None if rows.shape[1] == 1 else torch.linalg.vector_norm(rows, dim=-1)
-    second = torch.bmm(rows, turned)
-    rows = torch.baddbmm(rows, second, behind, alpha=-1)
-    torch.add(first, second, out=parts[..., :others])
-    if length is None:
-        norm, least = torch.linalg.vector_norm(rows, dim=-1, keepdim=True), torch.finfo(rows.dtype).eps
-        parts[..., others:] = torch.threshold(norm, least, 0)
-        torch.div(rows, torch.threshold(norm, least, torch.inf), out=fresh)
-    else:
-        unit, upper = torch.linalg.qr(rows.mT)
-        alive = (upper.diagonal(dim1=-2, dim2=-1).abs() > ALIVE * length).unsqueeze(-1)
-        parts[..., others:] = (upper * alive).mT
-        fresh.copy_(unit.mT * alive)
+    least = LOST * torch.finfo(rows.dtype).eps
+    for index, place in enumerate(range(end, end + rows.shape[1])):
+        behind = basis[:, :place]
+        turned = behind.mT
+        row = rows[:, index : index + 1]
+        first = torch.bmm(row, turned)  # (B, 1, place)
+        row = torch.baddbmm(row, first, behind, alpha=-1)
+        second = torch.bmm(row, turned)
+        row = torch.baddbmm(row, second, behind, alpha=-1)
+        norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
+        lost = norm <= least * torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+        torch.add(first, second, out=parts[:, index : index + 1, :place])
+        parts[:, index : index + 1, place : place + 1] = norm.masked_fill(lost, 0)
+        torch.div(row, norm.masked_fill(lost, torch.inf), out=basis[:, place : place + 1])
 
 
 @dataclass(frozen=True)
