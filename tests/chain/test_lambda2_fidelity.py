@@ -52,6 +52,16 @@ def test_a_second_eigenvalue_that_the_start_all_but_misses_is_found(kind, n, see
     assert AttentionChain(head).lambda2().item() == pytest.approx(second, rel=2e-5)
 
 
+@pytest.mark.parametrize("n", [130, 300, 600])
+def test_round_off_of_float32_is_told_from_convergence(n):
+    """Eigenvalues of causal attention, its diagonal, have condition numbers of a hundred thousand."""
+    chain = AttentionChain(causal(n, seed=n).float())
+    expected = pytest.approx(chain.matrix().diagonal().double().sort().values[-2].item(), rel=1e-4)
+    assert chain.lambda2().item() == expected
+    value, info = chain.lambda2(return_info=True)
+    assert value.item() == expected and info.converged and info.passes > 0
+
+
 def test_a_well_posed_lambda2_is_reported_as_converged():
     value, info = AttentionChain(head("drift")).lambda2(return_info=True)
     assert info.converged

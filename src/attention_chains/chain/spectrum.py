@@ -12,7 +12,7 @@ from torch import Tensor
 from attention_chains.chain import arnoldi, eigen
 from attention_chains.chain.arnoldi import Krylov, Ritz
 from attention_chains.chain.derived import Teleported
-from attention_chains.chain.operators import Operator, widest_dtype
+from attention_chains.chain.operators import Operator, single, widest_dtype
 from attention_chains.chain.precision import full_precision
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
@@ -59,8 +59,8 @@ class Lambda2Info:
 class _Eigenvalues:
     """Leading eigenvalues of a flat batch of B chains, on the CPU.
 
-    (B, count): `values`, `error`, `residual`, `condition`; (B,): `passes`, whether `settled`, and whether `complete`,
-    from all eigenvalues.
+    (B, count): `values`, `error`, `residual`, `condition`; (B,): `passes`, whether `settled`, whether `complete`, from
+    all eigenvalues, and whether the round-off of the type that it was bounced in left it unsettled, `coarse`.
     """
 
     values: Tensor
@@ -70,16 +70,24 @@ class _Eigenvalues:
     passes: Tensor
     settled: Tensor
     complete: Tensor
+    coarse: Tensor
 
     @classmethod
     def none(cls, chains: int, count: int) -> _Eigenvalues:
         values = torch.zeros(chains, count, dtype=torch.complex128)
         each, flags = values.real, torch.zeros(chains, dtype=torch.bool)
-        return cls(values, each.clone(), each.clone(), each.clone(), flags.long(), flags.clone(), flags.clone())
+        error, residual, condition = each.clone(), each.clone(), each.clone()
+        return cls(values, error, residual, condition, flags.long(), flags.clone(), flags.clone(), flags.clone())
 
     @classmethod
     def joined(cls, parts: list[_Eigenvalues]) -> _Eigenvalues:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def replace(self, chain: int, one: _Eigenvalues) -> None:
+        """Put what another search found for one chain in its place; the vectors bounced for it before count too."""
+        one.passes = one.passes + self.passes[chain]
+        for field in fields(self):
+            getattr(self, field.name)[chain] = getattr(one, field.name)[0]
 
     def note(self, chains: list[int], ritz: Ritz, among: list[int], condition: Tensor, passes: int) -> None:
         """Write down the pairs `among` those of a look, and their condition numbers."""
@@ -135,7 +143,11 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
         if eigen.may_form(operator) and operator.n <= 2 * held:
             found = _Eigenvalues.none(chains, count)
         else:
-            found = _Eigenvalues.joined([_by_krylov(each, count, tol, certify) for each in eigen.groups(operator)])
+            own = operator.dtype if tol >= arnoldi.SINGLE else widest_dtype(operator.device)
+            parts = [_by_krylov(each, count, tol, certify, own) for each in eigen.groups(operator)]
+            found, wide = _Eigenvalues.joined(parts), widest_dtype(operator.device)
+            for chain in found.coarse.nonzero().flatten().tolist() if own != wide else ():
+                found.replace(chain, _by_krylov([single(operator, chain)], count, tol, certify, wide))
         if eigen.may_form(operator):
             left, few = (~found.settled).nonzero().flatten().tolist(), max(1, TOGETHER // operator.n**2)
             for first in range(0, len(left), few):
@@ -144,9 +156,10 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
 
 
 @torch.inference_mode()
-def _by_krylov(operators: Sequence[Operator], count: int, tol: float, certify: bool) -> _Eigenvalues:
-    """Bounce a few vectors until the residual, times the condition number, meets the tolerance."""
-    dtype = operators[0].dtype if tol >= arnoldi.SINGLE else widest_dtype(operators[0].device)
+def _by_krylov(
+    operators: Sequence[Operator], count: int, tol: float, certify: bool, dtype: torch.dtype
+) -> _Eigenvalues:
+    """Bounce a few vectors in a type until the residual, times the condition number, meets the tolerance."""
     krylov = Krylov(operators, dtype, count)
     found = _Eigenvalues.none(krylov.chains, count)
     vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, operators[0].n)
@@ -168,16 +181,17 @@ def _search(krylov: Krylov, tol: float, found: _Eigenvalues, vectors: Tensor) ->
         now = [chain for chain, at in due.items() if at <= krylov.passes or krylov.full or last]
         ritz = krylov.ritz(now)
         ratios, condition = _off(ritz, tol)
+        coarse = _is_coarse(ritz, condition, krylov.basis.dtype, tol)
         done = []  # of those that are looked at
-        for index, (chain, ratio) in enumerate(zip(now, ratios.tolist(), strict=True)):
+        for index, (chain, ratio, hopeless) in enumerate(zip(now, ratios.tolist(), coarse.tolist(), strict=True)):
             due[chain] = _next_look(ratio, krylov, tol)
-            if ratio <= 1 or last:
+            if ratio <= 1 or hopeless or last:
                 done.append(index)
                 del due[chain]
         if done:
             ready = [places[now[index]] for index in done]
             found.note(ready, ritz, done, condition, krylov.passes)
-            found.settled[ready] = ratios[done] <= 1
+            found.settled[ready], found.coarse[ready] = (ratios[done] <= 1) & ~coarse[done], coarse[done]
             if len(vectors):
                 vectors[ready] = krylov.vectors(ritz, now)[done]
         if not due:
@@ -202,6 +216,15 @@ def _off(ritz: Ritz, tol: float) -> tuple[Tensor, Tensor]:
     return ratio, condition
 
 
+def _is_coarse(ritz: Ritz, condition: Tensor, dtype: torch.dtype, tol: float) -> Tensor:
+    """Whether round-off of the bounces' type alone moves an eigenvalue by more than the tolerance, (B,).
+
+    The eigenvalues of causal attention are so: its matrices are triangular, far from normal.
+    """
+    moved = torch.finfo(dtype).eps * condition.where(condition.isfinite(), 0)
+    return (moved > (tol * ritz.values.abs()).clamp(min=_floor(tol))).any(-1)
+
+
 def _next_look(ratio: float, krylov: Krylov, tol: float) -> int:
     """Return how many vectors will have been bounced when a chain is worth looking at again.
 
@@ -222,7 +245,9 @@ def _certify(found: _Eigenvalues, operators: Sequence[Operator], vectors: Tensor
     images = eigen.bounce_rows(operators, wide.flatten(1, 2)).view_as(wide)
     found.residual = eigen.residuals(found.values, wide, images)
     found.error = found.residual * found.condition
-    found.settled &= (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
+    good = (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
+    found.coarse |= found.settled & ~good
+    found.settled &= good
 
 
 def _by_all(operator: Operator, chains: list[int], found: _Eigenvalues, certify: bool) -> None:
