@@ -128,3 +128,25 @@ def test_gradients_pass_matrices_that_are_widened_in_pieces(monkeypatch):
     whole = gradient()
     monkeypatch.setitem(operators.CHUNK, "cpu", 2 * 2 * 12)
     torch.testing.assert_close(gradient(), whole)
+
+
+def test_results_can_be_changed_and_used_where_gradients_are_recorded():
+    chain, weight = AttentionChain(heads("clustered", 130, 0, count=2)).teleport(0.9), torch.ones(2, requires_grad=True)
+    rank, rank_info = chain.tokenrank(return_info=True)
+    value, info = chain.lambda2(return_info=True)
+    results = [rank, value, chain.spectrum(3), chain.tokenranks([0.5])]
+    for result in (*results, *vars(rank_info).values(), *vars(info).values()):
+        assert not result.is_inference()
+    (weight * value * (weight[:, None] * rank).square().sum(-1)).sum().backward()
+    assert weight.grad.abs().sum() > 0
+
+
+def test_tangents_go_through_tokenrank():
+    scores, direction = torch.randn(2, 60, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def rank(x):
+        return AttentionChain.from_scores(x).teleport(0.9).tokenrank(tol=1e-10)
+
+    _, tangent = torch.func.jvp(rank, (scores,), (direction,))
+    step = 1e-4 * direction
+    torch.testing.assert_close(tangent, (rank(scores + step) - rank(scores - step)) / 2e-4, atol=1e-7, rtol=0)

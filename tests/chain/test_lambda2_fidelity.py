@@ -52,6 +52,26 @@ def test_a_second_eigenvalue_that_the_start_all_but_misses_is_found(kind, n, see
     assert AttentionChain(head).lambda2().item() == pytest.approx(second, rel=2e-5)
 
 
+@pytest.mark.parametrize("n", [2, 9, 30, 48, 100, 150, 600])
+@pytest.mark.parametrize("stay", [0.0, 0.5, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_lazy_walk_to_anywhere_has_one_eigenvalue(n, stay, dtype):
+    """One bounce says all: no round-off may be taken for more; and LAPACK gives up on some of these matrices."""
+    for target in (torch.full((n,), 1 / n), torch.randn(n, generator=torch.Generator().manual_seed(n)).softmax(-1)):
+        chain = AttentionChain((stay * torch.eye(n) + (1 - stay) * target).to(dtype))
+        assert chain.lambda2().item() == pytest.approx(stay, abs=1e-5)
+        assert chain.lambda2(return_info=True)[0].item() == pytest.approx(stay, abs=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_round_off_of_float32_is_told_from_convergence_for_many_causal_heads(strength):
+    masked = torch.ones(130, 130).triu(1).bool()
+    noise = torch.randn(40, 130, 130, generator=torch.Generator().manual_seed(0))
+    chains = AttentionChain.from_scores((strength * noise).masked_fill(masked, -torch.inf))
+    expected = chains.matrix().diagonal(dim1=-2, dim2=-1).sort().values[:, -2]
+    torch.testing.assert_close(chains.lambda2(), expected, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("n", [130, 300, 600])
 def test_round_off_of_float32_is_told_from_convergence(n):
     """Eigenvalues of causal attention, its diagonal, have condition numbers of a hundred thousand."""

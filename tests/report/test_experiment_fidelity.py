@@ -176,9 +176,12 @@ def test_a_table_like_another_says_only_what_differs(tmp_path: Path) -> None:
     assert (other.title, other.columns, other.rows) == ("B", one.columns, one.rows)
 
 
-@pytest.mark.parametrize(("like", "sentence"), [("b", "like leads back to b"), ("c", "does not exist")])
+@pytest.mark.parametrize(
+    ("like", "sentence"),
+    [("b", "like leads back to b"), ("c", "c/table.yaml does not exist"), ("../a", "like is '../a'")],
+)
 def test_a_table_like_itself_or_none_is_one_sentence(tmp_path: Path, like: str, sentence: str) -> None:
-    for name, other in {"a": "b", "b": "a" if like == "b" else like}.items():
+    for name, other in {"a": "b", "b": "a" if like == "b" else f"'{like}'"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "table.yaml").write_text(f"like: {other}")
     with pytest.raises(ConfigError, match=sentence):

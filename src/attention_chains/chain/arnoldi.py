@@ -1,8 +1,9 @@
 """Leading eigenvalues and invariant subspaces of chains, from bounces of a few vectors alone.
 
-A thick-restart block Arnoldi method (the real Krylov-Schur form of Stewart 2001, with blocks) on a batch of chains at
-once. The constant vector stays out of the basis: on states that sum to zero, which bounces keep so, the eigenvalue 1 of
-every chain is gone; likewise on the orthogonal complement of the constant vector for A x.
+A thick-restart Arnoldi method (the real Krylov-Schur form of Stewart 2001, with blocks where several eigenvalues are
+wanted) on a batch of chains at once. The constant vector stays out of the basis: on states that sum to zero, which
+bounces keep so, the eigenvalue 1 of every chain is gone; likewise on the orthogonal complement of the constant vector
+for A x.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from attention_chains.chain.eigen import bounce_rows, real_span, sorted_eigen
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 from attention_chains.chain.precision import full_precision
 
-LOST = 32  # round-offs of a vector that, where no more is left of it, were made by taking away the rest
+LOST = 8  # round-offs of an image as long as images can be: what is left of one below that is noise
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 PAIR = 2  # vectors to bounce at a time for a span: from one, another eigenvalue of nearly the same size can hide
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
@@ -78,9 +79,13 @@ class Krylov:
         # Row j: what basis vector j becomes, in terms of all rows.
         self._images = torch.zeros(chains, self.capacity, self._fixed + held, dtype=dtype, device=device)
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
+        # No image is longer than the root of the largest column sum: ||A||_2^2 <= ||A||_1 ||A||_inf.
+        sums = bounce_rows(self._operators, self._rows.new_ones(chains, 1, n))
+        longest = sums.amax(-1, keepdim=True).sqrt().clamp(min=1)
+        self._least = LOST * torch.finfo(dtype).eps * longest  # (B, 1, 1)
         start = _start(self.block, self._rows)
         parts = torch.empty_like(start[..., : self._fixed + self.block])  # of no interest
-        _append_orthonormal(start, self._rows, self._fixed, parts)
+        _append_orthonormal(start, self._rows, self._fixed, self._least, parts)
 
     @property
     def chains(self) -> int:
@@ -112,7 +117,8 @@ class Krylov:
         first, last = self.size, self.size + self.block
         end = self._fixed + last  # of the rows that there are; the newest of them are bounced
         bounced = bounce_rows(self._operators, self._rows[:, end - self.block : end], self.transposed)
-        _append_orthonormal(bounced, self._rows, end, self._images[:, first:last, : end + self.block])
+        images = self._images[:, first:last, : end + self.block]
+        _append_orthonormal(bounced, self._rows, end, self._least, images)
         self.size, self.passes = last, self.passes + self.block
 
     def projected(self, chains: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
@@ -165,11 +171,12 @@ class Krylov:
             whole = self._operators[0]
             assert isinstance(whole, DenseOperator), "of other batches no part can be bounced alone"
             self._operators = [eigen.taken(whole, torch.tensor(chains, device=self._rows.device))]
-        self._rows, self._images = self._some(self._rows, chains), self._some(self._images, chains)
+        parts = self._rows, self._images, self._least
+        self._rows, self._images, self._least = (self._some(part, chains) for part in parts)
 
     def _some(self, each: Tensor, chains: Sequence[int] | None) -> Tensor:
         """Take some chains' part, given in order, of what is there for each; without a copy if they are all."""
-        if chains is None or len(chains) == self.chains:
+        if chains is None or len(chains) == len(each):
             return each
         return each[torch.tensor(chains, device=each.device)]
 
@@ -208,27 +215,26 @@ def _start(block: int, like: Tensor) -> Tensor:
     return noise.to(like).expand(len(like), -1, -1)
 
 
-def _append_orthonormal(rows: Tensor, basis: Tensor, end: int, parts: Tensor) -> None:
+def _append_orthonormal(rows: Tensor, basis: Tensor, end: int, least: Tensor, parts: Tensor) -> None:
     """Make `rows`, (B, block, n), orthonormal to the first `end` of `basis`, (B, more, n), and put them behind those.
 
-    One after the other, by classical Gram-Schmidt, twice. A row of which no more is left than round-off becomes zero:
-    the basis is closed, and noise made a unit vector would not be orthogonal to it for long. `parts`, (B, block, end +
-    block), zero before, gets what the rows were: ``rows = parts @ basis[:, : end + block]``.
+    One after the other, by classical Gram-Schmidt, twice. A row of which no more than `least`, (B, 1, 1), is left
+    becomes zero: the basis is closed, and noise made a unit vector would not be orthogonal to it for long. `parts`, (B,
+    block, end + block), zero before, gets what the rows were: ``rows = parts @ basis[:, : end + block]``.
     """
-    least = LOST * torch.finfo(rows.dtype).eps
-    for index, place in enumerate(range(end, end + rows.shape[1])):
-        behind = basis[:, :place]
+    for index, row in enumerate(rows.split(1, 1) if rows.shape[1] > 1 else [rows]):
+        place = end + index
+        behind, part = basis[:, :place], parts if rows.shape[1] == 1 else parts[:, index : index + 1]
         turned = behind.mT
-        row = rows[:, index : index + 1]
         first = torch.bmm(row, turned)  # (B, 1, place)
         row = torch.baddbmm(row, first, behind, alpha=-1)
         second = torch.bmm(row, turned)
         row = torch.baddbmm(row, second, behind, alpha=-1)
         norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
-        lost = norm <= least * torch.linalg.vector_norm(first, dim=-1, keepdim=True)
-        torch.add(first, second, out=parts[:, index : index + 1, :place])
-        parts[:, index : index + 1, place : place + 1] = norm.masked_fill(lost, 0)
-        torch.div(row, norm.masked_fill(lost, torch.inf), out=basis[:, place : place + 1])
+        lost = norm <= least
+        torch.add(first, second, out=part[..., :place])
+        part[..., place : place + 1] = norm.masked_fill(lost, 0)
+        torch.div(row, norm.masked_fill_(lost, torch.inf), out=basis[:, place : place + 1])
 
 
 @dataclass(frozen=True)

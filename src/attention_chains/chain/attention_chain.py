@@ -609,11 +609,11 @@ class AttentionChain:
     def lambda2(self, tol: float = 1e-4, return_info: bool = False) -> Tensor | tuple[Tensor, Lambda2Info]:
         """Return the modulus of the second largest eigenvalue (paper, section 4.4): near 1 mixes slowly, 0 at once.
 
-        By bounces of a few vectors that sum to zero (a block Arnoldi method: complex pairs come out right), until the
-        residual times the condition number meets the tolerance. Small chains, and those on which that stalls, such as
-        permutations, go to all eigenvalues in float64, one chain after the other; not above 8192 tokens, nor above 1024
-        without a stored matrix. Teleport scales lambda2 by alpha exactly, but not if `outgoing` comes after it. Not
-        differentiable.
+        By bounces of a vector that sums to zero (an Arnoldi method: complex pairs come out right), until the residual
+        times the condition number is well below the tolerance; again in float64 where float32 cannot tell, as for
+        causal attention. Small chains, and those on which that stalls, such as permutations, go to all eigenvalues in
+        float64, one chain after the other; not above 8192 tokens, nor above 1024 without a stored matrix. Teleport
+        scales lambda2 by alpha exactly, but not if `outgoing` comes after it. Not differentiable.
 
         Parameters
         ----------

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attention_chains.chain.errors import ChainError
 from attention_chains.chain.operators import DenseOperator, Operator, single, widest_dtype
 
 BATCH = {"cpu": 2**21, "cuda": 2**31}  # entries of the matrices that are bounced at once
 APART = 512  # tokens from which a CPU bounces chain by chain as fast as a batch
 GROUP = 2**21  # entries of the matrices that it bounces one after the other, the chains of a group step by step
+GAVE_UP: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, but without a type
 FORMED = {False: 8192, True: 1024}  # tokens up to which a stored, or a matrix-free, chain may be formed in float64
 
 
@@ -77,13 +80,30 @@ def _bounced(operator: Operator, rows: Tensor, transposed: bool) -> Tensor:
     return bounce(rows.movedim(1, 0).unflatten(1, shape)).flatten(1, -2).movedim(0, 1)
 
 
+def eigenvalues(matrices: Tensor) -> Tensor:
+    """Return all eigenvalues (B, n) of float64 matrices, on the CPU."""
+    return _solved(torch.linalg.eigvals, matrices).cpu()
+
+
+def _solved(solver: Callable[[Tensor], Any], matrices: Tensor) -> Any:
+    """Call LAPACK again with every entry changed by a round-off where it gives up, as on some matrices of rank one."""
+    try:
+        return solver(matrices)
+    except GAVE_UP:
+        noise = torch.randn(matrices.shape, generator=torch.Generator().manual_seed(0)).to(matrices)
+        try:
+            return solver(matrices * (1 + torch.finfo(matrices.dtype).eps * noise))
+        except GAVE_UP as error:
+            raise ChainError("The eigenvalues of a chain cannot be found: LAPACK did not converge.") from error
+
+
 def sorted_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (B, m), complex128, by falling modulus, pairs adjacent, and eigenvectors (B, m, m).
 
     They are found on the CPU, which is fastest for matrices so small and costs one transfer, in the matrix's own type:
     a projected matrix is no better than the vectors that it comes from.
     """
-    values, vectors = torch.linalg.eig(matrix.cpu())
+    values, vectors = _solved(torch.linalg.eig, matrix.cpu())
     values = values.to(torch.complex128)
     order = values.abs().argsort(dim=-1, descending=True, stable=True)
     return values.gather(-1, order), vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))

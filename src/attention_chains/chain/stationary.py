@@ -17,6 +17,7 @@ from attention_chains.chain.krylov_rank import Ranked, TeleportFamily
 from attention_chains.chain.operators import Operator, normalised, single, widest_dtype
 from attention_chains.chain.power import l1
 from attention_chains.chain.precision import full_precision
+from attention_chains.chain.recording import unrecorded
 from attention_chains.chain.states import uniform
 
 FIELDS = tuple(each.name for each in fields(Ranked))
@@ -54,7 +55,7 @@ def tokenrank(
 ) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vector (*batch_shape, n), and how it was found; see `AttentionChain.tokenrank`."""
     inner = _before_rounding(operator, tol) if stop == "bound" else tol
-    with torch.inference_mode(), full_precision(operator.device):
+    with unrecorded(), full_precision(operator.device):
         reached = found(operator, inner) if method == "krylov" else _power(operator, inner, stop)
         rank, info = _rounded(operator, reached, tol, stop)
     return adjoint.attach(operator, rank.clone()), TokenRankInfo(*(getattr(info, name).clone() for name in INFO))
@@ -70,7 +71,7 @@ def found(operator: Operator, tol: float) -> Ranked:
 
 def tokenranks(operator: Operator, alphas: Sequence[float], target: Tensor, tol: float) -> tuple[Tensor, TokenRankInfo]:
     """Return the stationary vectors (alphas, *batch_shape, n) of an operator teleported by each alpha."""
-    with torch.inference_mode(), full_precision(operator.device):
+    with unrecorded(), full_precision(operator.device):
         reached = _krylov(operator, alphas, target, _before_rounding(operator, tol))
         rounded = [_rounded(operator, one, tol, "bound") for one in reached]
     ranks = [

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attention_chains.models.assets import BUNDLED, file_digest, first_line
 from attention_chains.models.errors import AssetError
+from attention_chains.records.files import write_atomically
 
 HASHES = Path("data/head_sha256.txt")  # of published heads, as `sha256sum` writes them; in the working folder
 
@@ -142,9 +143,13 @@ def pin(head: str) -> str:
             path.unlink()  # the next run fetches it again
         raise
     digest = file_digest(path)
-    HASHES.parent.mkdir(parents=True, exist_ok=True)
-    with HASHES.open("a", encoding="utf-8") as hashes:
-        hashes.write(f"{digest}  {path.name}\n")
+    try:
+        HASHES.parent.mkdir(parents=True, exist_ok=True)
+        known = HASHES.read_text(encoding="utf-8") if HASHES.exists() else ""
+        separator = "\n" if known and not known.endswith("\n") else ""
+        write_atomically(HASHES, f"{known}{separator}{digest}  {path.name}\n")
+    except (OSError, ValueError) as error:
+        raise AssetError(f"The hash of {head} cannot be kept in {HASHES} ({first_line(error)}).") from error
     return digest
 
 
@@ -213,8 +218,8 @@ def _checked(head: str, path: Path, sha256: str | None) -> Path:
         raise AssetError(wrong)
     if sha256 is not None and (found := file_digest(path)) != sha256:
         raise AssetError(
-            f"{path} has the SHA-256 {found}, not the {sha256} of model.head_sha256: fetch {head} again, or correct "
-            "the hash."
+            f"{path} has the SHA-256 {found}, not the {sha256} of model.head_sha256 or {HASHES}: fetch {head} again, "
+            "or correct the hash."
         )
     return path
 
@@ -228,10 +233,11 @@ def _download(url: str, path: Path) -> None:
 
 
 def _refuse_other_files(head: str, path: Path) -> None:
-    shapes = {name: tuple(value.shape) for name, value in _tensors(head, path).items()}
+    tensors = _tensors(head, path)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items() if value.isfinite().all()}
     weights = {name.removesuffix("weight"): shape for name, shape in shapes.items() if name.endswith("weight")}
     if not any(len(shape) == 2 and shapes.get(f"{layer}bias") == shape[:1] for layer, shape in weights.items()):
-        raise AssetError(f"The file of {head}, {path}, holds no linear layer: see what it is before you trust it.")
+        raise AssetError(f"{path}, of {head}, holds no finite linear layer: see what it is before you trust it.")
 
 
 def _unreachable(url: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -30,20 +31,27 @@ def read_yaml(path: Path, kind: type) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
     except FileNotFoundError as error:
         raise ConfigError(f"{error.filename} does not exist; name a folder of experiments/.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: {_sentence(error)}") from None
 
 
 def _content(path: Path, *before: Path) -> Any:
-    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(given, dict) or "like" not in given:
         return given
-    other = path.parent.parent / str(given.pop("like")) / path.name
+    name = given.pop("like")
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ConfigError(f"{path}: like is {name!r}; name another folder of experiments/.")
+    other = path.parent.parent / name / path.name
     if other in (path, *before):
-        raise ConfigError(f"{path}: like leads back to {other.parent.name}; name one that says everything itself.")
-    return {**(_content(other, path, *before) or {}), **given}
+        raise ConfigError(f"{path}: like leads back to {name}; name one that says everything itself.")
+    taken = _content(other, path, *before)
+    if not isinstance(taken, dict):
+        raise ConfigError(f"{other}: write a mapping of keys.")
+    return {**taken, **given}
 
 
 def refuse_twice(names: Sequence[str], where: str, path: Path) -> None:

@@ -44,7 +44,7 @@ def server(tmp_path, monkeypatch) -> Server:
 
 def test_a_pinned_head_is_loaded_and_fetched_once(server):
     HASHES.parent.mkdir()
-    HASHES.write_text(f"{'0' * 64}  another.pth\n")
+    HASHES.write_text(f"{'0' * 64}  another.pth")  # written by hand: the last line does not end
     expected = hashlib.sha256(server.path.read_bytes()).hexdigest()
     assert pin(URL) == pin(URL) == known_hash(URL, None) == expected
     assert known_hash("https://heads.invalid/another.pth", None) == "0" * 64
@@ -64,9 +64,10 @@ def test_another_file_is_refused_from_then_on(server):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"state_dict": {"weight": torch.ones(3, 8), "bias": torch.zeros(4)}}, "holds no linear layer"),
-        ({"state_dict": {"weight": torch.ones(3), "bias": torch.zeros(3)}}, "holds no linear layer"),
-        ([1, 2], "holds no linear layer"),
+        ({"state_dict": {"weight": torch.ones(3, 8), "bias": torch.zeros(4)}}, "holds no finite linear layer"),
+        ({"state_dict": {"weight": torch.ones(3), "bias": torch.zeros(3)}}, "holds no finite linear layer"),
+        ({"weight": torch.ones(3, 8) * torch.nan, "bias": torch.zeros(3)}, "holds no finite linear layer"),
+        ([1, 2], "holds no finite linear layer"),
         (object(), "cannot be read safely"),
     ],
 )
@@ -76,6 +77,12 @@ def test_what_is_no_head_is_neither_trusted_nor_kept(server, content, sentence):
         pin(URL)
     assert "\n" not in str(refused.value)
     assert not HASHES.exists() and not cached_head(URL).exists()
+
+
+def test_a_hash_that_cannot_be_kept_is_one_sentence(server):
+    HASHES.parent.write_text("a file, no folder")
+    with pytest.raises(AssetError, match=r"cannot be kept in data/head_sha256\.txt"):
+        pin(URL)
 
 
 def test_nothing_is_trusted_that_came_unencrypted(server):
