@@ -24,7 +24,7 @@ FIRST_LOOK, LONGEST_WAIT = 12, 20  # vectors in a basis when it is first looked 
 CHEAP = 512  # tokens up to which some bounces cost less than a look
 LAP = 10  # vectors between looks at such chains, at all of them at once
 DEAR = 2048  # tokens from which any bounce costs more than a look
-PATIENCE = 1.4  # of the wait that a steady pace would take: a vector too many is cheaper than a look too many
+EAGER, PATIENT = 0.8, 1.4  # of the wait that a steady pace would take: where bounces, or looks, cost more
 TOGETHER = 2**18  # entries of the float64 matrices whose eigenvalues are all found at once, on the CPU
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
@@ -232,8 +232,8 @@ def _next_look(ratio: float, krylov: Krylov, tol: float) -> int:
     whole = 1 / (RELATIVE * max(tol, COARSE))  # the ratio of that beginning
     ratio = min(max(1 + tol, ratio), whole / 10)
     pace = math.log(whole / ratio) / krylov.passes
-    shortest = krylov.block * (2 if krylov.n >= DEAR else 3)
-    due = krylov.passes + int(min(max(PATIENCE * math.log(ratio) / pace, shortest), LONGEST_WAIT))
+    share, shortest = (EAGER, 2) if krylov.n >= DEAR else (PATIENT, 3)
+    due = krylov.passes + int(min(max(share * math.log(ratio) / pace, shortest * krylov.block), LONGEST_WAIT))
     return -(-due // LAP) * LAP if krylov.n < CHEAP else due
 
 
