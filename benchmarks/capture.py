@@ -17,6 +17,7 @@ from time import perf_counter
 import timm
 import torch
 from diffusers import FluxTransformer2DModel
+from measure import one_thread
 
 from attention_chains.capture import MeanAttention, capture
 from attention_chains.models.assets import local_folder
@@ -71,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
+    one_thread()
     torch.manual_seed(0)
     for name, build in {"mini FLUX": mini_flux, "ViT-B/16": vit_b16}.items():
         measured = ratios(*build(), rounds)

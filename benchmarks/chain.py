@@ -22,7 +22,7 @@ import networkx as nx
 import numpy as np
 import peers
 import torch
-from measure import extra_peak, in_fresh_process, in_turn, ratio, seconds
+from measure import extra_peak, in_fresh_process, in_turn, one_thread, ratio, seconds
 from render import write_report
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes only; nothing is kept")
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)  # a fresh process of `peak`
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     if options.peak:
         name, *rest = options.peak
         if name == "head_mean":

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import extra_peak, in_fresh_process, in_turn
+from measure import extra_peak, in_fresh_process, in_turn, one_thread
 from torch import Tensor
 
 from attention_chains.methods import tokenrank_grid, uniform_grid
@@ -88,7 +88,7 @@ def _among(maps: np.ndarray) -> np.ndarray:
 
 def peak(name: str, path: str) -> None:
     """In a fresh process: print what grouping held at its peak over the tensor, itself included."""
-    torch.set_num_threads(1)
+    one_thread()
     warm_up()
     tensor = torch.from_numpy(np.load(path))
     anchors = torch.from_numpy(np.load(Path(path).with_name(f"{name}.npy")))
@@ -135,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peak:
         sys.exit(peak(*arguments.peak))
-    torch.set_num_threads(1)
+    one_thread()
     tensor = synthetic()
     with TemporaryDirectory() as folder:
         np.save(Path(folder) / "tensor.npy", tensor.numpy())

@@ -14,7 +14,7 @@ from functools import partial
 from statistics import median, quantiles
 
 import torch
-from measure import Work, in_turn
+from measure import Work, in_turn, one_thread
 
 from attention_chains import methods, models
 from attention_chains.tasks.sampling import Guidance, sample
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--source", default="bundled:sd15", help="folder of another pipeline")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     times = in_turn(works(arguments), max(2, arguments.rounds), arguments.device)
     report(times, "sag_tokenrank", "sag_column_sum", f", at most {LIMIT}")
     report(times, "sag_column_sum", "none", "")

@@ -12,9 +12,16 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Work = Callable[[], object]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def one_thread() -> None:
+    """Keep torch to one thread, and the BLAS that numpy and scipy bring to theirs: a peer must not have more."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def seconds(work: Work, device: str) -> float:

@@ -16,7 +16,7 @@ from statistics import median, quantiles
 
 import timm
 import torch
-from measure import Work, in_turn
+from measure import Work, in_turn, one_thread
 from torch import Tensor
 
 from attention_chains import methods
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--depth", type=int, default=12, help="blocks; fewer for a quick look")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     torch.manual_seed(0)
     times = in_turn(works(vit_b16(arguments.depth), torch.randn(BATCH, 3, 224, 224)), arguments.rounds, "cpu")
     for name, limit in LIMITS.items():
