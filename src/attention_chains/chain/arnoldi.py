@@ -8,14 +8,22 @@ for A x.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attention_chains.chain import eigen
-from attention_chains.chain.eigen import bounce_rows, real_span, sorted_eigen
+from attention_chains.chain.eigen import (
+    bounce_rows,
+    bouncing,
+    by_modulus,
+    ordered,
+    real_span,
+    small_eigen,
+    sorted_eigen,
+)
 from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
 from attention_chains.chain.precision import full_precision
 
@@ -30,27 +38,32 @@ class Ritz:
     """Approximate leading eigenpairs of some chains, on the CPU.
 
     ``values`` (B, count) complex128, by falling modulus, conjugate pairs adjacent; ``residual`` (B, count) float64, of
-    vectors of norm one; ``coefficients`` (B, size, size) complex: all vectors in the basis, in the order of the values.
+    vectors of norm one; ``leading`` (B, size, count) complex: those vectors in the basis. ``places`` (B, count): where
+    they are among all vectors, ``coefficients`` (B, size, size), which are in no order.
     """
 
     values: Tensor
     residual: Tensor
+    leading: Tensor
+    places: Tensor
     coefficients: Tensor
 
-    def condition(self, chains: Tensor) -> Tensor:
+    def condition(self, chains: list[int]) -> Tensor:
         """Return the eigenvalues' condition numbers for some of the chains, (chains, count), as projected.
 
         They are the lengths of the rows of the eigenvectors' inverse.
         """
-        vectors, count = self.coefficients[chains], self.values.shape[1]
-        unit = torch.eye(vectors.shape[-1], count, dtype=vectors.dtype).expand(*vectors.shape[:-1], count)
-        rows, singular = torch.linalg.solve_ex(vectors.mT, unit)
+        vectors, places = self.coefficients, self.places
+        if len(chains) < len(vectors):
+            vectors, places = vectors[chains], places[chains]
+        wanted = torch.zeros(len(vectors), vectors.shape[-1], places.shape[-1], dtype=vectors.dtype)
+        rows, singular = torch.linalg.solve_ex(vectors.mT, wanted.scatter_(1, places.unsqueeze(1), 1))
         length = torch.linalg.vector_norm(rows, dim=-2).double()
-        return length.masked_fill(length.isnan() | (singular != 0).unsqueeze(-1), torch.inf)
+        return length.masked_fill_(length.isnan() | (singular != 0).unsqueeze(-1), torch.inf)
 
 
 class Krylov:
-    """Growing bases for B chains, the flattened batches of some operators, and what bounces make of them, in `dtype`.
+    """Growing bases for the B chains of an operator's flattened batch, and what bounces make of them, in `dtype`.
 
     As many vectors are bounced at a time as eigenpairs are wanted, `count`, so that a multiple eigenvalue is found as
     often as it is one; or `fewest`, if that is more. `transposed` bounces by ``v A^T``. `centred` keeps the constant
@@ -59,33 +72,33 @@ class Krylov:
 
     def __init__(
         self,
-        operators: Sequence[Operator],
+        operator: Operator,
         dtype: torch.dtype,
         count: int,
         transposed: bool = False,
         centred: bool = True,
         fewest: int = 1,
     ):
-        self.transposed, self.count, self.block = transposed, count, max(count, fewest)
-        n, device = operators[0].n, operators[0].device
+        self.count, self.block, self._transposed = count, max(count, fewest), transposed
+        n, device, chains = operator.n, operator.device, operator.batch_shape.numel()
         self.capacity, self.keep = capacity(n, count)
         self.limit = LIMIT + n // 2
         self.passes, self.size = 0, 0  # vectors bounced in all, and those of them in the basis
-        self._operators = list(operators)
         self._fixed = int(centred)  # rows before the basis
-        chains, held = sum(each.batch_shape.numel() for each in operators), self.capacity + self.block
+        held = self.capacity + self.block
         self._rows = torch.zeros(chains, self._fixed + held, n, dtype=dtype, device=device)
         self._rows[:, : self._fixed] = n**-0.5
         # Row j: what basis vector j becomes, in terms of all rows.
         self._images = torch.zeros(chains, self.capacity, self._fixed + held, dtype=dtype, device=device)
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
         # No image is longer than the root of the largest column sum: ||A||_2^2 <= ||A||_1 ||A||_inf.
-        sums = bounce_rows(self._operators, self._rows.new_ones(chains, 1, n))
+        sums = bounce_rows(operator, self._rows.new_ones(chains, 1, n))
         longest = sums.amax(-1, keepdim=True).sqrt().clamp(min=1)
         self._least = LOST * torch.finfo(dtype).eps * longest  # (B, 1, 1)
         start = _start(self.block, self._rows)
         parts = torch.empty_like(start[..., : self._fixed + self.block])  # of no interest
         _append_orthonormal(start, self._rows, self._fixed, self._least, parts)
+        self._bounce_chains_of(operator)
 
     @property
     def chains(self) -> int:
@@ -110,16 +123,22 @@ class Krylov:
     @property
     def divisible(self) -> bool:
         """Whether some of the chains can be bounced without the others."""
-        return len(self._operators) == self.chains or isinstance(self._operators[0], DenseOperator)
+        return self.chains == 1 or isinstance(self._operator, DenseOperator)
 
-    def expand(self) -> None:
-        """Bounce the newest block, and put what is new in it behind."""
-        first, last = self.size, self.size + self.block
-        end = self._fixed + last  # of the rows that there are; the newest of them are bounced
-        bounced = bounce_rows(self._operators, self._rows[:, end - self.block : end], self.transposed)
-        images = self._images[:, first:last, : end + self.block]
-        _append_orthonormal(bounced, self._rows, end, self._least, images)
-        self.size, self.passes = last, self.passes + self.block
+    def grow(self, passes: int = 0) -> None:
+        """Bounce the newest block and put what is new in it behind, once, and on until so many vectors were bounced.
+
+        Stops early at the limit, and where the basis is full; one that was full before is restarted first.
+        """
+        if self.full:
+            self.restart()
+        wanted, places = min(passes, self.limit) - self.passes, self.capacity - self.size
+        for _ in range(max(1, min(-(-wanted // self.block), places // self.block))):
+            end = self._fixed + self.size + self.block  # of the rows that there are; the newest of them are bounced
+            bounced = self._bounce(self._rows.narrow(1, end - self.block, self.block))
+            images = self._images.narrow(1, self.size, self.block).narrow(2, 0, end + self.block)
+            _append_orthonormal(bounced, self._rows, end, self._least, images)
+            self.size, self.passes = self.size + self.block, self.passes + self.block
 
     def projected(self, chains: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return what bounces make of the basis, for all or some chains in order, on the CPU: in its span, and outside.
@@ -133,18 +152,19 @@ class Krylov:
     def ritz(self, chains: Sequence[int]) -> Ritz:
         """Solve the projected matrices of these chains, and measure their `count` leading pairs."""
         inside, outside = self.projected(chains)
-        values, coefficients = sorted_eigen(inside)
+        values, coefficients = small_eigen(inside)
+        order = by_modulus(values)
         if self.full:  # no other chain is asked for before the restart
             self._kept = torch.zeros(self.chains, self.size, self.keep, dtype=inside.dtype)
-            self._kept[chains] = real_span(values, coefficients, self.keep)
-        leading = coefficients[..., : self.count]
+            self._kept[chains] = real_span(*ordered(values, coefficients, order), self.keep)
+        places = order[..., : self.count]
+        values, leading = ordered(values, coefficients, places)
         residual = torch.linalg.vector_norm(outside.to(leading.dtype) @ leading, dim=1).double()
-        return Ritz(values[..., : self.count], residual, coefficients)
+        return Ritz(values, residual, leading, places, coefficients)
 
     def vectors(self, ritz: Ritz, chains: Sequence[int]) -> Tensor:
         """Return the leading Ritz vectors of these chains, of norm one: (chains, 2, count, n), real and imaginary."""
-        leading = ritz.coefficients[..., : self.count]
-        chosen = torch.cat([leading.real, leading.imag], -1).mT.to(self._rows)
+        chosen = torch.cat([ritz.leading.real, ritz.leading.imag], -1).mT.to(self._rows)
         return (chosen @ self._some(self.basis, chains)).unflatten(1, (2, self.count))
 
     def restart(self) -> None:
@@ -165,14 +185,15 @@ class Krylov:
     def select(self, chains: Sequence[int]) -> None:
         """Go on with these chains of the batch alone, given in order."""
         self._kept = None if self._kept is None else self._kept[chains]
-        if len(self._operators) == self.chains:
-            self._operators = [self._operators[chain] for chain in chains]
-        else:
-            whole = self._operators[0]
-            assert isinstance(whole, DenseOperator), "of other batches no part can be bounced alone"
-            self._operators = [eigen.taken(whole, torch.tensor(chains, device=self._rows.device))]
         parts = self._rows, self._images, self._least
         self._rows, self._images, self._least = (self._some(part, chains) for part in parts)
+        if self.chains > 1 or isinstance(self._operator, DenseOperator):
+            assert isinstance(self._operator, DenseOperator), "of other batches no part can be bounced alone"
+            self._bounce_chains_of(eigen.taken(self._operator, torch.tensor(chains, device=self._rows.device)))
+
+    def _bounce_chains_of(self, operator: Operator) -> None:
+        self._operator = operator
+        self._bounce = bouncing(operator, self.block, self._rows.dtype, self._transposed)
 
     def _some(self, each: Tensor, chains: Sequence[int] | None) -> Tensor:
         """Take some chains' part, given in order, of what is there for each; without a copy if they are all."""
@@ -188,15 +209,6 @@ class Krylov:
     @property
     def _newest(self) -> slice:
         return slice(self._fixed + self.size, self._fixed + self.size + self.block)
-
-
-def grown(krylov: Krylov) -> Iterator[None]:
-    """Grow a basis block by block up to its limit, pausing after each; restart it where it is full."""
-    while krylov.passes < krylov.limit:
-        if krylov.full:
-            krylov.restart()
-        krylov.expand()
-        yield
 
 
 def capacity(n: int, count: int) -> tuple[int, int]:
@@ -224,7 +236,7 @@ def _append_orthonormal(rows: Tensor, basis: Tensor, end: int, least: Tensor, pa
     """
     for index, row in enumerate(rows.split(1, 1) if rows.shape[1] > 1 else [rows]):
         place = end + index
-        behind, part = basis[:, :place], parts if rows.shape[1] == 1 else parts[:, index : index + 1]
+        behind, part = basis.narrow(1, 0, place), parts.narrow(1, index, 1)
         turned = behind.mT
         first = torch.bmm(row, turned)  # (B, 1, place)
         row = torch.baddbmm(row, first, behind, alpha=-1)
@@ -232,9 +244,9 @@ def _append_orthonormal(rows: Tensor, basis: Tensor, end: int, least: Tensor, pa
         row = torch.baddbmm(row, second, behind, alpha=-1)
         norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
         lost = norm <= least
-        torch.add(first, second, out=part[..., :place])
-        part[..., place : place + 1] = norm.masked_fill(lost, 0)
-        torch.div(row, norm.masked_fill_(lost, torch.inf), out=basis[:, place : place + 1])
+        torch.add(first, second, out=part.narrow(2, 0, place))
+        part.narrow(2, place, 1).copy_(norm.masked_fill(lost, 0))
+        torch.div(row, norm.masked_fill_(lost, torch.inf), out=basis.narrow(1, place, 1))
 
 
 @dataclass(frozen=True)
@@ -296,23 +308,22 @@ def _fill(operator: Operator, transposed: bool, tol: float, rows: Tensor, values
     done = torch.zeros(len(values), dtype=torch.bool)
     if not may_form or operator.n > 2 * held:
         first = 0
-        for members in eigen.groups(operator):
-            part = slice(first, first + sum(each.batch_shape.numel() for each in members))
-            done[part] = _span_by_krylov(members, transposed, tol, rows[part], values[part])
+        for piece in eigen.pieces(operator):
+            part = slice(first, first + piece.batch_shape.numel())
+            done[part] = _span_by_krylov(piece, transposed, tol, rows[part], values[part])
             first = part.stop
     for chain in (~done).nonzero().flatten().tolist() if may_form else ():
         values[chain], basis = eigen.leading_span(eigen.formed(operator, chain), values.shape[1] - 1, transposed)
         rows[chain] = basis.mT.to(rows)
 
 
-def _span_by_krylov(
-    operators: Sequence[Operator], transposed: bool, tol: float, rows: Tensor, values: Tensor
-) -> Tensor:
+def _span_by_krylov(operator: Operator, transposed: bool, tol: float, rows: Tensor, values: Tensor) -> Tensor:
     """Write the spans of the leading Ritz vectors once their residual is small; tell where it is, (B,)."""
     count, done = values.shape[1] - 1, torch.zeros(len(values), dtype=torch.bool)
-    dtype = operators[0].dtype if tol >= SINGLE else rows.dtype
-    krylov = Krylov(operators, dtype, count, transposed, centred=transposed, fewest=PAIR)
-    for _ in grown(krylov):
+    dtype = operator.dtype if tol >= SINGLE else rows.dtype
+    krylov = Krylov(operator, dtype, count, transposed, centred=transposed, fewest=PAIR)
+    while krylov.passes < krylov.limit and not done.all():
+        krylov.grow()
         if krylov.size < 2 * krylov.block:
             continue
         inside, outside = krylov.projected()
@@ -322,8 +333,6 @@ def _span_by_krylov(
         rows[fresh.to(rows.device)] = (span.mT.to(krylov.basis) @ krylov.basis).to(rows)[fresh.to(rows.device)]
         values[fresh] = kept[fresh]
         done |= off <= tol / 2
-        if done.all():
-            break
     return done
 
 
@@ -337,7 +346,7 @@ def _measured(operator: Operator, transposed: bool, tol: float, rows: Tensor, va
     alive = (rows != 0).any(-1, keepdim=True)
     unit, upper = torch.linalg.qr(rows.mT)
     basis = unit.mT * torch.where(alive, upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1).sign(), 0)
-    images = bounce_rows([operator], basis, transposed) if len(basis) else basis
+    images = bounce_rows(operator, basis, transposed) if len(basis) else basis
     residual = torch.linalg.matrix_norm(images - images @ basis.mT @ basis)
     size = alive.squeeze(-1).sum(-1)
     held = max(count + transposed, int(size.max())) if len(size) else count + transposed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,22 +15,16 @@ from attention_chains.chain.operators import DenseOperator, Operator, single, wi
 
 BATCH = {"cpu": 2**21, "cuda": 2**31}  # entries of the matrices that are bounced at once
 APART = 512  # tokens from which a CPU bounces chain by chain as fast as a batch
-GROUP = 2**21  # entries of the matrices that it bounces one after the other, the chains of a group step by step
 GAVE_UP: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, but without a type
 FORMED = {False: 8192, True: 1024}  # tokens up to which a stored, or a matrix-free, chain may be formed in float64
 
 
-def groups(operator: Operator) -> list[list[Operator]]:
-    """Cut a batch into groups of chains whose bases are best grown together; the members are bounced one by one.
-
-    Where a CPU bounces single chains as fast as a batch, the members are single chains: finished ones can be left out.
-    """
-    n, chains = operator.n, operator.batch_shape.numel()
-    if operator.device.type == "cpu" and n >= APART:
-        members = [single(operator, chain) for chain in range(chains)]
-        size = max(1, GROUP // n**2)
-        return [members[first : first + size] for first in range(0, chains, size)]
-    return [[piece] for piece in _pieces(operator, max(1, BATCH.get(operator.device.type, BATCH["cpu"]) // n**2))]
+def pieces(operator: Operator) -> list[Operator]:
+    """Cut a batch into pieces whose bases are best grown together: from some size on, a CPU has no gain from two."""
+    n, device = operator.n, operator.device.type
+    if device == "cpu" and n >= APART:
+        return [single(operator, chain) for chain in range(operator.batch_shape.numel())]
+    return _pieces(operator, max(1, BATCH.get(device, BATCH["cpu"]) // n**2))
 
 
 def _pieces(operator: Operator, most: int) -> list[Operator]:
@@ -62,22 +57,28 @@ def formed(operator: Operator, index: int) -> Tensor:
     return _wide(matrix)
 
 
-def bounce_rows(operators: Sequence[Operator], rows: Tensor, transposed: bool = False) -> Tensor:
-    """Return v A, or v A^T, for several states of each chain of the operators' flattened batches, (B, states, n)."""
-    if len(operators) == 1:
-        return _bounced(operators[0], rows, transposed)
-    sizes = [operator.batch_shape.numel() for operator in operators]
-    return torch.cat([_bounced(o, part, transposed) for o, part in zip(operators, rows.split(sizes), strict=True)])
-
-
-def _bounced(operator: Operator, rows: Tensor, transposed: bool) -> Tensor:
+def bounce_rows(operator: Operator, rows: Tensor, transposed: bool = False) -> Tensor:
+    """Return v A, or v A^T, for several states of each chain of the flattened batch, (B, states, n)."""
     bounce = operator.apply_transposed if transposed else operator.apply
     shape = operator.batch_shape
-    if rows.shape[1] == 1:
-        return bounce(rows.reshape(*shape, operator.n)).reshape(rows.shape)
     if not shape:
         return bounce(rows[0]).unsqueeze(0)
     return bounce(rows.movedim(1, 0).unflatten(1, shape)).flatten(1, -2).movedim(0, 1)
+
+
+def bouncing(operator: Operator, states: int, dtype: torch.dtype, transposed: bool) -> Callable[[Tensor], Tensor]:
+    """Return `bounce_rows` for so many states in a type, to be called in `full_precision`.
+
+    One state of stored chains takes a scaling and a product, with nothing around them: after a product a CPU's caches
+    hold the matrix and no more, so that a few steps of a program take as long as it did.
+    """
+    if states > 1 or not isinstance(operator, DenseOperator) or operator.dtype != dtype:
+        return partial(bounce_rows, operator, transposed=transposed)
+    n = operator.n
+    matrix, scale = operator.matrix.reshape(-1, n, n), operator.scale.to(dtype).reshape(-1, 1, n)
+    if transposed:
+        return lambda rows: torch.bmm(rows, matrix.mT).mul_(scale)
+    return lambda rows: torch.bmm(rows * scale, matrix)
 
 
 def eigenvalues(matrices: Tensor) -> Tensor:
@@ -98,15 +99,29 @@ def _solved(solver: Callable[[Tensor], Any], matrices: Tensor) -> Any:
 
 
 def sorted_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues (B, m), complex128, by falling modulus, pairs adjacent, and eigenvectors (B, m, m).
+    """Return eigenvalues (B, m), complex128, by falling modulus, pairs adjacent, and eigenvectors (B, m, m)."""
+    values, vectors = small_eigen(matrix)
+    return ordered(values, vectors, by_modulus(values))
+
+
+def small_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (B, m), complex128, and eigenvectors (B, m, m) of norm one, pairs adjacent.
 
     They are found on the CPU, which is fastest for matrices so small and costs one transfer, in the matrix's own type:
     a projected matrix is no better than the vectors that it comes from.
     """
     values, vectors = _solved(torch.linalg.eig, matrix.cpu())
-    values = values.to(torch.complex128)
-    order = values.abs().argsort(dim=-1, descending=True, stable=True)
-    return values.gather(-1, order), vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
+    return values.to(torch.complex128), vectors
+
+
+def by_modulus(values: Tensor) -> Tensor:
+    """Return the places of eigenvalues (B, m) by falling modulus; pairs stay adjacent."""
+    return values.abs().argsort(dim=-1, descending=True, stable=True)
+
+
+def ordered(values: Tensor, vectors: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues (B, k) and eigenvectors (B, m, k) at some places (B, k)."""
+    return values.gather(-1, places), vectors.gather(-1, places.unsqueeze(-2).expand(*vectors.shape[:-1], -1))
 
 
 def real_span(values: Tensor, vectors: Tensor, keep: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from attention_chains.chain.precision import full_precision
 from attention_chains.chain.recording import unrecorded
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
-RELATIVE, ABSOLUTE = 1e-2, 1e-3  # errors to stop at, as shares of the tolerance, the smaller of both (see `_enough`)
+RELATIVE, ABSOLUTE = 1e-2, 1e-3  # errors to stop at, as shares of the tolerance, the smaller of both (see `_off`)
 LEAST = 1e-9  # error that is small enough for any eigenvalue
 COARSE = 1e-4  # tolerance below which no less is asked for on that account: float32 would not give it
 FIRST_LOOK, LONGEST_WAIT = 12, 20  # vectors in a basis when it is first looked at; and to bounce at most between looks
@@ -60,43 +60,26 @@ class Lambda2Info:
 
 @dataclass
 class _Eigenvalues:
-    """Leading eigenvalues of a flat batch of B chains, on the CPU.
+    """Leading eigenvalues of one chain, by falling modulus, with what is known of each; all zero before they are found.
 
-    (B, count): `values`, `error`, `residual`, `condition`; (B,): `passes`, whether `settled`, whether `complete`, from
-    all eigenvalues, and whether the round-off of the type that it was bounced in left it unsettled, `coarse`.
+    After bounces: whether the error is small enough, `settled`, by how much it is not, `off`, one or less where it is,
+    and whether the round-off of the type that was bounced in left it so, `coarse`. `complete` if from all eigenvalues.
     """
 
-    values: Tensor
-    error: Tensor
-    residual: Tensor
-    condition: Tensor
-    passes: Tensor
-    settled: Tensor
-    complete: Tensor
-    coarse: Tensor
+    values: list[complex]
+    residual: list[float]
+    condition: list[float]
+    error: list[float]
+    passes: int = 0
+    off: float = math.inf
+    settled: bool = False
+    coarse: bool = False
+    complete: bool = False
 
     @classmethod
-    def none(cls, chains: int, count: int) -> _Eigenvalues:
-        values = torch.zeros(chains, count, dtype=torch.complex128)
-        each, flags = values.real, torch.zeros(chains, dtype=torch.bool)
-        error, residual, condition = each.clone(), each.clone(), each.clone()
-        return cls(values, error, residual, condition, flags.long(), flags.clone(), flags.clone(), flags.clone())
-
-    @classmethod
-    def joined(cls, parts: list[_Eigenvalues]) -> _Eigenvalues:
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
-
-    def replace(self, chain: int, one: _Eigenvalues) -> None:
-        """Put what another search found for one chain in its place; the vectors bounced for it before count too."""
-        one.passes = one.passes + self.passes[chain]
-        for field in fields(self):
-            getattr(self, field.name)[chain] = getattr(one, field.name)[0]
-
-    def note(self, chains: list[int], ritz: Ritz, among: list[int], condition: Tensor, passes: int) -> None:
-        """Write down the pairs `among` those of a look, and their condition numbers."""
-        self.values[chains], self.residual[chains] = ritz.values[among], ritz.residual[among]
-        self.condition[chains], self.passes[chains] = condition[among], passes
-        self.error[chains] = self.residual[chains] * self.condition[chains]
+    def none(cls, count: int) -> _Eigenvalues:
+        nothing = [0.0] * count
+        return cls([0j] * count, nothing, nothing, nothing)
 
 
 @torch.no_grad()
@@ -111,9 +94,12 @@ def lambda2_with_info(operator: Operator, tol: float) -> tuple[Tensor, Lambda2In
     """Return lambda2 and how far it can be trusted."""
     alpha, bare = _without_teleport(operator)
     found = _leading(bare, 1, tol, certify=True)
-    value, error = _modulus(alpha, found), alpha * found.error[:, 0]
+    value, error = _modulus(alpha, found), alpha * _tensor([one.error[0] for one in found])
     converged = error <= (tol * value).clamp(min=_floor(tol))
-    parts = (error, converged, alpha * found.residual[:, 0], found.passes, found.complete & ~converged)
+    residual = alpha * _tensor([one.residual[0] for one in found])
+    passes = torch.tensor([one.passes for one in found], dtype=torch.int64)
+    complete = torch.tensor([one.complete for one in found], dtype=torch.bool)
+    parts = (error, converged, residual, passes, complete & ~converged)
     return _shaped(value, operator), Lambda2Info(*(_shaped(part, operator) for part in parts))
 
 
@@ -122,7 +108,9 @@ def spectrum(operator: Operator, k: int, tol: float = 1e-4) -> Tensor:
     """Return the k leading eigenvalues, (*batch_shape, k) complex; see `AttentionChain.spectrum`."""
     alpha, bare = _without_teleport(operator)
     one = torch.ones(operator.batch_shape.numel(), 1, dtype=torch.complex128)
-    rest = alpha * _leading(bare, k - 1, tol).values if k > 1 else one[:, :0]
+    rest = one[:, :0]
+    if k > 1:
+        rest = alpha * _tensor([found.values for found in _leading(bare, k - 1, tol)], one.dtype).view(-1, k - 1)
     wide = torch.complex64 if operator.device.type == "mps" else torch.complex128
     return torch.cat([one, rest], -1).to(operator.device, wide).view(*operator.batch_shape, k)
 
@@ -135,136 +123,160 @@ def _without_teleport(operator: Operator) -> tuple[float, Operator]:
     return alpha, operator
 
 
-def _leading(operator: Operator, count: int, tol: float, certify: bool = False) -> _Eigenvalues:
+def _leading(operator: Operator, count: int, tol: float, certify: bool = False) -> list[_Eigenvalues]:
     """Return the `count` eigenvalues that lead after the 1, from Krylov passes, or from all of them where need be."""
     chains, held = operator.batch_shape.numel(), arnoldi.capacity(operator.n, count)[0]
+    found = [_Eigenvalues.none(count) for _ in range(chains)]
+    if operator.n == 1 or chains == 0:
+        return [replace(one, settled=True, complete=True) for one in found]
     with full_precision(operator.device):
-        if operator.n == 1 or chains == 0:
-            found = _Eigenvalues.none(chains, count)
-            found.complete[:] = True
-            return found
-        if eigen.may_form(operator) and operator.n <= 2 * held:
-            found = _Eigenvalues.none(chains, count)
-        else:
-            own = operator.dtype if tol >= arnoldi.SINGLE else widest_dtype(operator.device)
-            parts = [_by_krylov(each, count, tol, certify, own) for each in eigen.groups(operator)]
-            found, wide = _Eigenvalues.joined(parts), widest_dtype(operator.device)
-            for chain in found.coarse.nonzero().flatten().tolist() if own != wide else ():
-                found.replace(chain, _by_krylov([single(operator, chain)], count, tol, certify, wide))
+        if not eigen.may_form(operator) or operator.n > 2 * held:
+            wide = widest_dtype(operator.device)
+            own = operator.dtype if tol >= arnoldi.SINGLE else wide
+            found = [one for piece in eigen.pieces(operator) for one in _by_krylov(piece, count, tol, certify, own)]
+            for chain, one in enumerate(found):
+                if one.coarse and own != wide:
+                    found[chain] = _by_krylov(single(operator, chain), count, tol, certify, wide)[0]
+                    found[chain].passes += one.passes
         if eigen.may_form(operator):
-            left, few = (~found.settled).nonzero().flatten().tolist(), max(1, TOGETHER // operator.n**2)
+            left, few = (
+                [chain for chain in range(chains) if not found[chain].settled],
+                max(1, TOGETHER // operator.n**2),
+            )
             for first in range(0, len(left), few):
                 _by_all(operator, left[first : first + few], found, certify)
-        return found
-
-
-def _by_krylov(
-    operators: Sequence[Operator], count: int, tol: float, certify: bool, dtype: torch.dtype
-) -> _Eigenvalues:
-    """Bounce a few vectors in a type until the residual, times the condition number, meets the tolerance."""
-    with unrecorded():
-        krylov = Krylov(operators, dtype, count)
-        found = _Eigenvalues.none(krylov.chains, count)
-        vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, operators[0].n)
-        _search(krylov, tol, found, vectors)
-        if certify:
-            _certify(found, operators, vectors, tol)
     return found
 
 
-def _search(krylov: Krylov, tol: float, found: _Eigenvalues, vectors: Tensor) -> None:
-    """Settle the chains, or give them up at the limit; those that are done are bounced no more, where that can be."""
+def _by_krylov(operator: Operator, count: int, tol: float, certify: bool, dtype: torch.dtype) -> list[_Eigenvalues]:
+    """Bounce a few vectors in a type until the residual, times the condition number, meets the tolerance."""
+    with unrecorded():
+        krylov = Krylov(operator, dtype, count)
+        vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, operator.n)
+        found = _search(krylov, tol, vectors)
+        if certify:
+            _certify(found, operator, vectors, tol)
+    return found
+
+
+def _search(krylov: Krylov, tol: float, vectors: Tensor) -> list[_Eigenvalues]:
+    """Settle the chains, or give them up at the limit; those that are done are bounced no more, where that can be.
+
+    Their Ritz vectors are written where there is a place for them.
+    """
+    found = [_Eigenvalues.none(krylov.count) for _ in range(krylov.chains)]
     places = list(range(krylov.chains))  # in `found`, of the chains that are bounced
     soonest = max(2 * LAP if krylov.n < CHEAP else FIRST_LOOK, 2 * krylov.block)
     due = dict.fromkeys(places, soonest)  # vectors to have bounced when each open chain, of those bounced, is looked at
-    for _ in arnoldi.grown(krylov):
+    while due and krylov.passes < krylov.limit:
+        krylov.grow(min(due.values()))
         last = krylov.passes >= krylov.limit
-        if krylov.passes < soonest and not krylov.full and not last:
-            continue
         now = [chain for chain, at in due.items() if at <= krylov.passes or krylov.full or last]
         ritz = krylov.ritz(now)
-        ratios, condition, coarse = _off(ritz, krylov.basis.dtype, tol)
         done = []  # of those that are looked at
-        for index, (chain, ratio, hopeless) in enumerate(zip(now, ratios.tolist(), coarse.tolist(), strict=True)):
-            due[chain] = _next_look(ratio, krylov, tol)
-            if ratio <= 1 or hopeless or last:
+        for index, (chain, seen) in enumerate(zip(now, _seen(ritz, krylov, tol), strict=True)):
+            if seen.off <= 1 or seen.coarse or last:
+                found[places[chain]] = seen
                 done.append(index)
                 del due[chain]
-        if done:
-            ready = [places[now[index]] for index in done]
-            found.note(ready, ritz, done, condition, krylov.passes)
-            found.settled[ready], found.coarse[ready] = (ratios[done] <= 1) & ~coarse[done], coarse[done]
-            if len(vectors):
-                vectors[ready] = krylov.vectors(ritz, now)[done]
-        if not due:
-            break
-        if krylov.divisible and len(due) < WORTH_CUTTING * krylov.chains:
+            else:
+                due[chain] = _next_look(seen.off, krylov, tol)
+        if done and len(vectors):
+            vectors[[places[now[index]] for index in done]] = krylov.vectors(ritz, now)[done]
+        if krylov.divisible and 0 < len(due) < WORTH_CUTTING * krylov.chains:
             krylov.select(list(due))
             places, due = [places[chain] for chain in due], dict(enumerate(due.values()))
-        soonest = min(due.values())
+    return found
 
 
-def _off(ritz: Ritz, dtype: torch.dtype, tol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the error over the error that will do, (B,), one or less where it does, and condition numbers (B, count).
+def _seen(ritz: Ritz, krylov: Krylov, tol: float) -> list[_Eigenvalues]:
+    """Return what a look has shown of some chains. All here is in Python's numbers: tensors so small take longer.
 
     A condition number is at least one: it is computed only where the residual alone is small enough, else infinite.
-    And whether round-off of the bounces' type alone moves an eigenvalue by more than the tolerance, (B,): so it does
+    Where round-off of the bounces' type alone moves an eigenvalue by more than the tolerance, it is coarse: so it does
     those of causal attention, whose matrices are triangular, far from normal.
     """
-    size = ritz.values.abs()
-    enough = _enough(size, tol)
-    ratio = (ritz.residual / enough).amax(-1)
-    condition, near = torch.full_like(ritz.residual, torch.inf), ratio <= 1
-    coarse = torch.zeros_like(near)
-    if near.any():
-        condition[near] = found = ritz.condition(near)
-        ratio[near] = (ritz.residual[near] * found / enough[near]).amax(-1)
-        moved = torch.finfo(dtype).eps * found.where(found.isfinite(), 0)
-        coarse[near] = (moved > (tol * size[near]).clamp(min=_floor(tol))).any(-1)
-    return ratio, condition, coarse
+    unknown = [math.inf] * krylov.count
+    every = []
+    for values, residual in zip(ritz.values.tolist(), ritz.residual.tolist(), strict=True):
+        off = max(_off(value, error, tol) for value, error in zip(values, residual, strict=True))
+        every.append(_Eigenvalues(values, residual, unknown, unknown, krylov.passes, off))
+    near = [index for index, one in enumerate(every) if one.off <= 1]
+    if near:
+        round_off = torch.finfo(krylov.basis.dtype).eps
+        for one, condition in zip([every[index] for index in near], ritz.condition(near).tolist(), strict=True):
+            one.condition = condition
+            one.error = [off * times for off, times in zip(one.residual, condition, strict=True)]
+            one.off = max(_off(value, error, tol) for value, error in zip(one.values, one.error, strict=True))
+            one.coarse = any(
+                math.isfinite(times) and round_off * times > max(tol * abs(value), _floor(tol))
+                for value, times in zip(one.values, condition, strict=True)
+            )
+            one.settled = one.off <= 1 and not one.coarse
+    return every
 
 
-def _next_look(ratio: float, krylov: Krylov, tol: float) -> int:
+def _off(value: complex, error: float, tol: float) -> float:
+    """Return the error of an eigenvalue over the error to stop at, which is less than what the tolerance asks for.
+
+    Two eigenvalues that differ by g look like one, with a residual of g times the start's part along the one over that
+    along the other: the less is asked for, the rarer a start that hides the larger one.
+    """
+    asked, size, coarse = max(tol * abs(value), _floor(tol)) / 2, abs(value), max(tol, COARSE)
+    return error / min(asked, max(min(RELATIVE * coarse * size, ABSOLUTE * coarse), LEAST))
+
+
+def _next_look(off: float, krylov: Krylov, tol: float) -> int:
     """Return how many vectors will have been bounced when a chain is worth looking at again.
 
     The error falls by about the same factor with every vector; it began at about the eigenvalue itself.
     """
-    whole = 1 / (RELATIVE * max(tol, COARSE))  # the ratio of that beginning
-    ratio = min(max(1 + tol, ratio), whole / 10)
-    pace = math.log(whole / ratio) / krylov.passes
+    whole = 1 / (RELATIVE * max(tol, COARSE))  # how far off it was then
+    off = min(max(1 + tol, off), whole / 10)
+    pace = math.log(whole / off) / krylov.passes
     share, shortest = (EAGER, 2) if krylov.n >= DEAR else (PATIENT, 3)
-    due = krylov.passes + int(min(max(share * math.log(ratio) / pace, shortest * krylov.block), LONGEST_WAIT))
+    due = krylov.passes + int(min(max(share * math.log(off) / pace, shortest * krylov.block), LONGEST_WAIT))
     return -(-due // LAP) * LAP if krylov.n < CHEAP else due
 
 
-def _certify(found: _Eigenvalues, operators: Sequence[Operator], vectors: Tensor, tol: float) -> None:
+def _certify(found: list[_Eigenvalues], operator: Operator, vectors: Tensor, tol: float) -> None:
     """Measure residuals anew, in the device's widest type, by a bounce of each vector; unsettle what is not as good."""
-    wide = vectors.to(widest_dtype(operators[0].device))
+    wide = vectors.to(widest_dtype(operator.device))
     wide = wide / torch.linalg.vector_norm(wide, dim=(1, 3), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
-    images = eigen.bounce_rows(operators, wide.flatten(1, 2)).view_as(wide)
-    found.residual = eigen.residuals(found.values, wide, images)
-    found.error = found.residual * found.condition
-    good = (found.error <= (tol * found.values.abs()).clamp(min=_floor(tol))).all(-1)
-    found.coarse |= found.settled & ~good
-    found.settled &= good
+    images = eigen.bounce_rows(operator, wide.flatten(1, 2)).view_as(wide)
+    values = torch.tensor([one.values for one in found], dtype=torch.complex128)
+    for one, residual in zip(found, eigen.residuals(values, wide, images).tolist(), strict=True):
+        one.residual = residual
+        one.error = [off * times for off, times in zip(residual, one.condition, strict=True)]
+        good = all(
+            error <= max(tol * abs(value), _floor(tol)) for value, error in zip(one.values, one.error, strict=True)
+        )
+        one.coarse |= one.settled and not good
+        one.settled &= good
 
 
-def _by_all(operator: Operator, chains: list[int], found: _Eigenvalues, certify: bool) -> None:
+def _by_all(operator: Operator, chains: list[int], found: list[_Eigenvalues], certify: bool) -> None:
     """Find all eigenvalues of chains in float64, and with them those of their transposes to see what round-off does.
 
     Small ones go to the CPU, which is fastest for them, all at once: that costs a GPU one wait.
     """
-    matrices, count = torch.stack([eigen.formed(operator, chain) for chain in chains]), found.values.shape[1]
+    matrices = torch.stack([eigen.formed(operator, chain) for chain in chains])
     if operator.n**2 <= TOGETHER:
         matrices = matrices.cpu()
     for chain, every in zip(chains, eigen.eigenvalues(matrices), strict=True):
-        values = _after_the_first(every)[:count]
-        found.values[chain, : len(values)], found.residual[chain] = values, 0
-        found.settled[chain] = found.complete[chain] = True
+        one, values = found[chain], _after_the_first(every).tolist()
+        one.values = _first(values, one.values)
+        one.residual, one.settled, one.complete = [0.0] * len(one.values), True, True
     if certify:
         for chain, every in zip(chains, eigen.eigenvalues(matrices.mT), strict=True):
-            others = _after_the_first(every)[:count]
-            found.error[chain, : len(others)] = (found.values[chain, : len(others)].abs() - others.abs()).abs()
+            one, values = found[chain], _after_the_first(every).tolist()
+            others = _first(values, one.values)
+            one.error = [abs(abs(a) - abs(b)) for a, b in zip(one.values, others, strict=True)]
+
+
+def _first(values: list[complex], like: list[complex]) -> list[complex]:
+    """Return as many values as there are in another list, zeros behind those that there are."""
+    return (values + [0j] * len(like))[: len(like)]
 
 
 def _after_the_first(values: Tensor) -> Tensor:
@@ -273,24 +285,17 @@ def _after_the_first(values: Tensor) -> Tensor:
     return values[values.abs().argsort(descending=True, stable=True)]
 
 
-def _enough(size: Tensor, tol: float) -> Tensor:
-    """Return the error to stop at for eigenvalues of these moduli: less than what the tolerance asks for.
-
-    Two eigenvalues that differ by g look like one, with a residual of g times the start's part along the one over that
-    along the other: the less is asked for, the rarer a start that hides the larger one.
-    """
-    asked = (tol / 2 * size).clamp(min=_floor(tol) / 2)
-    tol = max(tol, COARSE)
-    return asked.minimum((RELATIVE * tol * size).clamp(min=LEAST, max=ABSOLUTE * tol))
-
-
 def _floor(tol: float) -> float:
     """Absolute error that always will do: lambda2 of a chain of rank one is zero, and no relative error fits it."""
     return min(ABSOLUTE_FLOOR, tol / 100)
 
 
-def _modulus(alpha: float, found: _Eigenvalues) -> Tensor:
-    return alpha * found.values[:, 0].abs().clamp(max=1)
+def _modulus(alpha: float, found: list[_Eigenvalues]) -> Tensor:
+    return alpha * _tensor([one.values[0] for one in found], torch.complex128).abs().clamp(max=1)
+
+
+def _tensor(numbers: Sequence[complex] | Sequence[list[complex]], dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype)
 
 
 def _shaped(values: Tensor, operator: Operator) -> Tensor:
