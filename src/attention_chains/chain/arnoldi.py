@@ -83,21 +83,25 @@ class Krylov:
         n, device, chains = operator.n, operator.device, operator.batch_shape.numel()
         self.capacity, self.keep = capacity(n, count)
         self.limit = LIMIT + n // 2
-        self.passes, self.size = 0, 0  # vectors bounced in all, and those of them in the basis
         self._fixed = int(centred)  # rows before the basis
         held = self.capacity + self.block
+        self._start = _start(self.block, n, centred).to(device, dtype)
         self._rows = torch.zeros(chains, self._fixed + held, n, dtype=dtype, device=device)
-        self._rows[:, : self._fixed] = n**-0.5
         # Row j: what basis vector j becomes, in terms of all rows.
         self._images = torch.zeros(chains, self.capacity, self._fixed + held, dtype=dtype, device=device)
+        self._views: dict[int, tuple[Tensor, ...]] = {}
+        self.begin(operator)
+
+    def begin(self, operator: Operator) -> None:
+        """Start anew, in the same memory, with as many other chains of as many tokens."""
+        self.passes, self.size = 0, 0  # vectors bounced in all, and those of them in the basis
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
+        self._rows[:, : self._start.shape[0]] = self._start
+        self._images.zero_()
         # No image is longer than the root of the largest column sum: ||A||_2^2 <= ||A||_1 ||A||_inf.
-        sums = bounce_rows(operator, self._rows.new_ones(chains, 1, n))
+        sums = bounce_rows(operator, self._rows.new_ones(self.chains, 1, self.n))
         longest = sums.amax(-1, keepdim=True).sqrt().clamp(min=1)
-        self._least = LOST * torch.finfo(dtype).eps * longest  # (B, 1, 1)
-        start = _start(self.block, self._rows)
-        parts = torch.empty_like(start[..., : self._fixed + self.block])  # of no interest
-        _append_orthonormal(start, self._rows, self._fixed, self._least, parts)
+        self._least = LOST * torch.finfo(self._rows.dtype).eps * longest  # (B, 1, 1)
         self._bounce_chains_of(operator)
 
     @property
@@ -136,9 +140,34 @@ class Krylov:
         for _ in range(max(1, min(-(-wanted // self.block), places // self.block))):
             end = self._fixed + self.size + self.block  # of the rows that there are; the newest of them are bounced
             bounced = self._bounce(self._rows.narrow(1, end - self.block, self.block))
-            images = self._images.narrow(1, self.size, self.block).narrow(2, 0, end + self.block)
-            _append_orthonormal(bounced, self._rows, end, self._least, images)
+            for index, row in enumerate(bounced.split(1, 1) if self.block > 1 else (bounced,)):
+                self._append(row, end + index)
             self.size, self.passes = self.size + self.block, self.passes + self.block
+
+    def _append(self, row: Tensor, place: int) -> None:
+        """Make an image, (B, 1, n), orthonormal to the rows before a place, and put it there.
+
+        By classical Gram-Schmidt, twice; what the second time takes away is round-off, too little to be written down. A
+        row of which no more than `_least` is left becomes zero: the basis is closed, and noise made a unit vector would
+        not be orthogonal to it for long.
+        """
+        behind, turned, part, length, new = self._at(place)
+        torch.bmm(row, turned, out=part)
+        row = torch.baddbmm(row, part, behind, alpha=-1)
+        row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
+        torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
+        torch.div(row, length.masked_fill(length <= self._least, torch.inf), out=new)
+
+    def _at(self, place: int) -> tuple[Tensor, ...]:
+        """Return what it takes to put a row at a place; made once, which takes as long as a product, for all chains.
+
+        The rows before it, the same transposed, and where to write: the image along those, its length, and the row.
+        """
+        if place not in self._views:
+            behind, image = self._rows.narrow(1, 0, place), self._images.narrow(1, place - self._fixed - self.block, 1)
+            parts = image.narrow(2, 0, place), image.narrow(2, place, 1), self._rows.narrow(1, place, 1)
+            self._views[place] = (behind, behind.mT, *parts)
+        return self._views[place]
 
     def projected(self, chains: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return what bounces make of the basis, for all or some chains in order, on the CPU: in its span, and outside.
@@ -146,6 +175,8 @@ class Krylov:
         The first (B, size, size) holds in column j what vector j becomes; the second (B, block, size) what of it lies
         along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both.
         """
+        lengths = self._images.diagonal(self._fixed + self.block, 1, 2)
+        lengths.masked_fill_(lengths.abs() <= self._least.squeeze(-1), 0)  # of lost rows; after a restart, noise too
         part = self._some(self._columns, chains).cpu()
         return part[:, : self.size], part[:, self.size :]
 
@@ -187,6 +218,7 @@ class Krylov:
         self._kept = None if self._kept is None else self._kept[chains]
         parts = self._rows, self._images, self._least
         self._rows, self._images, self._least = (self._some(part, chains) for part in parts)
+        self._views = {}
         if self.chains > 1 or isinstance(self._operator, DenseOperator):
             assert isinstance(self._operator, DenseOperator), "of other batches no part can be bounced alone"
             self._bounce_chains_of(eigen.taken(self._operator, torch.tensor(chains, device=self._rows.device)))
@@ -221,32 +253,15 @@ def capacity(n: int, count: int) -> tuple[int, int]:
     return held, max(held // 3, count + 4)
 
 
-def _start(block: int, like: Tensor) -> Tensor:
-    """Return random vectors (B, block, n), the same for every chain of n tokens, whatever else is in the batch."""
-    noise = torch.randn(block, like.shape[-1], generator=torch.Generator().manual_seed(0))
-    return noise.to(like).expand(len(like), -1, -1)
+def _start(block: int, n: int, centred: bool) -> Tensor:
+    """Return orthonormal random vectors (block, n), after the constant one where it is to be kept out of a basis.
 
-
-def _append_orthonormal(rows: Tensor, basis: Tensor, end: int, least: Tensor, parts: Tensor) -> None:
-    """Make `rows`, (B, block, n), orthonormal to the first `end` of `basis`, (B, more, n), and put them behind those.
-
-    One after the other, by classical Gram-Schmidt, twice. A row of which no more than `least`, (B, 1, 1), is left
-    becomes zero: the basis is closed, and noise made a unit vector would not be orthogonal to it for long. `parts`, (B,
-    block, end + block), zero before, gets what the rows were: ``rows = parts @ basis[:, : end + block]``.
+    They are the same for every chain of n tokens, whatever else is in its batch.
     """
-    for index, row in enumerate(rows.split(1, 1) if rows.shape[1] > 1 else [rows]):
-        place = end + index
-        behind, part = basis.narrow(1, 0, place), parts.narrow(1, index, 1)
-        turned = behind.mT
-        first = torch.bmm(row, turned)  # (B, 1, place)
-        row = torch.baddbmm(row, first, behind, alpha=-1)
-        second = torch.bmm(row, turned)
-        row = torch.baddbmm(row, second, behind, alpha=-1)
-        norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True)
-        lost = norm <= least
-        torch.add(first, second, out=part.narrow(2, 0, place))
-        part.narrow(2, place, 1).copy_(norm.masked_fill(lost, 0))
-        torch.div(row, norm.masked_fill_(lost, torch.inf), out=basis.narrow(1, place, 1))
+    columns = torch.ones(n, centred + block, dtype=torch.float64)
+    columns[:, int(centred) :] = torch.randn(block, n, generator=torch.Generator().manual_seed(0)).mT
+    unit, upper = torch.linalg.qr(columns)
+    return (unit * upper.diagonal().sign()).mT
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,10 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
         if not eigen.may_form(operator) or operator.n > 2 * held:
             wide = widest_dtype(operator.device)
             own = operator.dtype if tol >= arnoldi.SINGLE else wide
-            found = [one for piece in eigen.pieces(operator) for one in _by_krylov(piece, count, tol, certify, own)]
+            found = _by_krylov(eigen.pieces(operator), count, tol, certify, own)
             for chain, one in enumerate(found):
                 if one.coarse and own != wide:
-                    found[chain] = _by_krylov(single(operator, chain), count, tol, certify, wide)[0]
+                    found[chain] = _by_krylov([single(operator, chain)], count, tol, certify, wide)[0]
                     found[chain].passes += one.passes
         if eigen.may_form(operator):
             left, few = (
@@ -148,14 +148,21 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
     return found
 
 
-def _by_krylov(operator: Operator, count: int, tol: float, certify: bool, dtype: torch.dtype) -> list[_Eigenvalues]:
+def _by_krylov(pieces: list[Operator], count: int, tol: float, certify: bool, dtype: torch.dtype) -> list[_Eigenvalues]:
     """Bounce a few vectors in a type until the residual, times the condition number, meets the tolerance."""
+    found: list[_Eigenvalues] = []
     with unrecorded():
-        krylov = Krylov(operator, dtype, count)
-        vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, operator.n)
-        found = _search(krylov, tol, vectors)
-        if certify:
-            _certify(found, operator, vectors, tol)
+        krylov: Krylov | None = None
+        for piece in pieces:
+            if krylov is not None and krylov.chains == piece.batch_shape.numel():
+                krylov.begin(piece)
+            else:
+                krylov = Krylov(piece, dtype, count)
+            vectors = krylov.basis.new_zeros(krylov.chains if certify else 0, 2, count, piece.n)
+            part = _search(krylov, tol, vectors)
+            if certify:
+                _certify(part, piece, vectors, tol)
+            found += part
     return found
 
 
