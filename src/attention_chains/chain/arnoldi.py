@@ -89,20 +89,19 @@ class Krylov:
         self._rows = torch.zeros(chains, self._fixed + held, n, dtype=dtype, device=device)
         # Row j: what basis vector j becomes, in terms of all rows.
         self._images = torch.zeros(chains, self.capacity, self._fixed + held, dtype=dtype, device=device)
+        self._most_noise = LOST * torch.finfo(dtype).eps * n**0.5
         self._views: dict[int, tuple[Tensor, ...]] = {}
         self.begin(operator)
 
     def begin(self, operator: Operator) -> None:
         """Start anew, in the same memory, with as many other chains of as many tokens."""
         self.passes, self.size = 0, 0  # vectors bounced in all, and those of them in the basis
+        self._compressed = 0  # vectors at the front of the basis that a restart has put there
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
         self._rows[:, : self._start.shape[0]] = self._start
         self._images.zero_()
-        # No image is longer than the root of the largest column sum: ||A||_2^2 <= ||A||_1 ||A||_inf.
-        sums = bounce_rows(operator, self._rows.new_ones(self.chains, 1, self.n))
-        longest = sums.amax(-1, keepdim=True).sqrt().clamp(min=1)
-        self._least = LOST * torch.finfo(self._rows.dtype).eps * longest  # (B, 1, 1)
         self._bounce_chains_of(operator)
+        self._measured_noise: Tensor | None = None
 
     @property
     def chains(self) -> int:
@@ -148,7 +147,7 @@ class Krylov:
         """Make an image, (B, 1, n), orthonormal to the rows before a place, and put it there.
 
         By classical Gram-Schmidt, twice; what the second time takes away is round-off, too little to be written down. A
-        row of which no more than `_least` is left becomes zero: the basis is closed, and noise made a unit vector would
+        row of which no more than `_noise` is left becomes zero: the basis is closed, and noise made a unit vector would
         not be orthogonal to it for long.
         """
         behind, turned, part, length, new = self._at(place)
@@ -156,7 +155,30 @@ class Krylov:
         row = torch.baddbmm(row, part, behind, alpha=-1)
         row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
         torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
-        torch.div(row, length.masked_fill(length <= self._least, torch.inf), out=new)
+        if not self._readable:
+            torch.div(row, length.masked_fill(length <= self._noise, torch.inf), out=new)
+        elif (norm := length.item()) > self._most_noise or norm > self._noise.item():
+            torch.div(row, length, out=new)
+        else:
+            new.zero_()
+            length.zero_()
+
+    @property
+    def _readable(self) -> bool:
+        """Whether one number can be read at no cost: to branch on it takes fewer steps than to mask a tensor."""
+        return self.chains == 1 and self._rows.device.type == "cpu"
+
+    @property
+    def _noise(self) -> Tensor:
+        """Length of what round-off leaves of an image that lies within the basis, (B, 1, 1).
+
+        No image is longer than the root of the largest column sum, ||A||_2^2 <= ||A||_1 ||A||_inf, and none of those is
+        larger than n: what is longer than `_most_noise` asks for no sums.
+        """
+        if self._measured_noise is None:
+            sums = bounce_rows(self._operator, self._rows.new_ones(self.chains, 1, self.n))
+            self._measured_noise = sums.amax(-1, keepdim=True).clamp(min=1).sqrt() * self._most_noise / self.n**0.5
+        return self._measured_noise
 
     def _at(self, place: int) -> tuple[Tensor, ...]:
         """Return what it takes to put a row at a place; made once, which takes as long as a product, for all chains.
@@ -175,8 +197,9 @@ class Krylov:
         The first (B, size, size) holds in column j what vector j becomes; the second (B, block, size) what of it lies
         along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both.
         """
-        lengths = self._images.diagonal(self._fixed + self.block, 1, 2)
-        lengths.masked_fill_(lengths.abs() <= self._least.squeeze(-1), 0)  # of lost rows; after a restart, noise too
+        if not self._readable:
+            lengths = self._images.diagonal(self._fixed + self.block, 1, 2)[:, self._compressed :]
+            lengths.masked_fill_(lengths <= self._noise.squeeze(-1), 0)  # of lost rows
         part = self._some(self._columns, chains).cpu()
         return part[:, : self.size], part[:, self.size :]
 
@@ -208,7 +231,7 @@ class Krylov:
         newest, basis = self._rows[:, self._newest].clone(), kept.mT @ self.basis
         inside, outside = kept.mT @ part[:, : self.size], part[:, self.size :]
         self._images.zero_()
-        self.size = self.keep
+        self.size = self._compressed = self.keep
         self._columns.copy_(torch.cat([inside, outside], 1))
         self.basis.copy_(basis)
         self._rows[:, self._newest] = newest
@@ -216,8 +239,8 @@ class Krylov:
     def select(self, chains: Sequence[int]) -> None:
         """Go on with these chains of the batch alone, given in order."""
         self._kept = None if self._kept is None else self._kept[chains]
-        parts = self._rows, self._images, self._least
-        self._rows, self._images, self._least = (self._some(part, chains) for part in parts)
+        parts = self._rows, self._images, self._noise
+        self._rows, self._images, self._measured_noise = (self._some(part, chains) for part in parts)
         self._views = {}
         if self.chains > 1 or isinstance(self._operator, DenseOperator):
             assert isinstance(self._operator, DenseOperator), "of other batches no part can be bounced alone"

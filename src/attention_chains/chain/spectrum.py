@@ -20,11 +20,11 @@ ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
 RELATIVE, ABSOLUTE = 1e-2, 1e-3  # errors to stop at, as shares of the tolerance, the smaller of both (see `_off`)
 LEAST = 1e-9  # error that is small enough for any eigenvalue
 COARSE = 1e-4  # tolerance below which no less is asked for on that account: float32 would not give it
-FIRST_LOOK, LONGEST_WAIT = 12, 20  # vectors in a basis when it is first looked at; and to bounce at most between looks
+FIRST_LOOK, LONGEST_WAIT = 16, 16  # vectors in a basis when it is first looked at; and to bounce at most between looks
 CHEAP = 512  # tokens up to which some bounces cost less than a look
 LAP = 10  # vectors between looks at such chains, at all of them at once
 DEAR = 2048  # tokens from which any bounce costs more than a look
-EAGER, PATIENT = 0.8, 1.4  # of the wait that a steady pace would take: where bounces, or looks, cost more
+EAGER, PATIENT = 0.8, 1.2  # of the wait that a steady pace would take: where bounces, or looks, cost more
 TOGETHER = 2**18  # entries of the float64 matrices whose eigenvalues are all found at once, on the CPU
 WORTH_CUTTING = 0.75  # share of the bounced chains that are open still, below which the others are left behind
 
