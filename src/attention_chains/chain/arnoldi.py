@@ -28,6 +28,7 @@ from attention_chains.chain.operators import DenseOperator, Operator, widest_dty
 from attention_chains.chain.precision import full_precision
 
 LOST = 8  # round-offs of an image as long as images can be: what is left of one below that is noise
+LITTLE = 0.1  # of an image's length, Rutishauser's choice: with less left, round-off counts ten times as much as it did
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 PAIR = 2  # vectors to bounce at a time for a span: from one, another eigenvalue of nearly the same size can hide
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
@@ -139,8 +140,8 @@ class Krylov:
         for _ in range(max(1, min(-(-wanted // self.block), places // self.block))):
             end = self._fixed + self.size + self.block  # of the rows that there are; the newest of them are bounced
             bounced = self._bounce(self._rows.narrow(1, end - self.block, self.block))
-            for index, row in enumerate(bounced.split(1, 1) if self.block > 1 else (bounced,)):
-                self._append(row, end + index)
+            for place in range(end, end + self.block):
+                self._append(bounced if self.block == 1 else bounced.narrow(1, place - end, 1), place)
             self.size, self.passes = self.size + self.block, self.passes + self.block
 
     def _append(self, row: Tensor, place: int) -> None:
@@ -153,20 +154,24 @@ class Krylov:
         behind, turned, part, length, new = self._at(place)
         torch.bmm(row, turned, out=part)
         row = torch.baddbmm(row, part, behind, alpha=-1)
+        if self._readable:
+            return self._append_read(row, place)
         row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
         torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
-        if not self._readable:
-            torch.div(row, length.masked_fill(length <= self._noise, torch.inf), out=new)
-        elif (norm := length.item()) > self._most_noise or norm > self._noise.item():
-            torch.div(row, length, out=new)
-        else:
+        torch.div(row, length.masked_fill(length <= self._noise, torch.inf), out=new)
+
+    def _append_read(self, row: Tensor, place: int) -> None:
+        """Go on where numbers can be read: a second time only where the first left little, which is seldom."""
+        behind, turned, part, length, new = self._at(place)
+        norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
+        if norm < LITTLE * torch.linalg.vector_norm(part).item():
+            row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
+            norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
+        if norm <= self._most_noise and norm <= self._noise.item():
             new.zero_()
             length.zero_()
-
-    @property
-    def _readable(self) -> bool:
-        """Whether one number can be read at no cost: to branch on it takes fewer steps than to mask a tensor."""
-        return self.chains == 1 and self._rows.device.type == "cpu"
+        else:
+            torch.div(row, length, out=new)
 
     @property
     def _noise(self) -> Tensor:
@@ -248,6 +253,8 @@ class Krylov:
 
     def _bounce_chains_of(self, operator: Operator) -> None:
         self._operator = operator
+        # Where one number can be read at no cost, to branch on it takes fewer steps than to mask a tensor.
+        self._readable = self.block == 1 and self.chains == 1 and self._rows.device.type == "cpu"
         self._bounce = bouncing(operator, self.block, self._rows.dtype, self._transposed)
 
     def _some(self, each: Tensor, chains: Sequence[int] | None) -> Tensor:
