@@ -137,32 +137,31 @@ class Krylov:
         if self.full:
             self.restart()
         wanted, places = min(passes, self.limit) - self.passes, self.capacity - self.size
+        append = self._append_read if self._readable else self._append
         for _ in range(max(1, min(-(-wanted // self.block), places // self.block))):
             end = self._fixed + self.size + self.block  # of the rows that there are; the newest of them are bounced
             bounced = self._bounce(self._rows.narrow(1, end - self.block, self.block))
             for place in range(end, end + self.block):
-                self._append(bounced if self.block == 1 else bounced.narrow(1, place - end, 1), place)
+                append(bounced if self.block == 1 else bounced.narrow(1, place - end, 1), *self._at(place))
             self.size, self.passes = self.size + self.block, self.passes + self.block
 
-    def _append(self, row: Tensor, place: int) -> None:
-        """Make an image, (B, 1, n), orthonormal to the rows before a place, and put it there.
+    def _append(self, row: Tensor, behind: Tensor, turned: Tensor, part: Tensor, length: Tensor, new: Tensor) -> None:
+        """Make an image, (B, 1, n), orthonormal to the rows behind it, and put it there; see `_at` for the places.
 
         By classical Gram-Schmidt, twice; what the second time takes away is round-off, too little to be written down. A
         row of which no more than `_noise` is left becomes zero: the basis is closed, and noise made a unit vector would
         not be orthogonal to it for long.
         """
-        behind, turned, part, length, new = self._at(place)
-        torch.bmm(row, turned, out=part)
-        row = torch.baddbmm(row, part, behind, alpha=-1)
-        if self._readable:
-            return self._append_read(row, place)
+        row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
         row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
         torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
         torch.div(row, length.masked_fill(length <= self._noise, torch.inf), out=new)
 
-    def _append_read(self, row: Tensor, place: int) -> None:
-        """Go on where numbers can be read: a second time only where the first left little, which is seldom."""
-        behind, turned, part, length, new = self._at(place)
+    def _append_read(
+        self, row: Tensor, behind: Tensor, turned: Tensor, part: Tensor, length: Tensor, new: Tensor
+    ) -> None:
+        """Do the same where numbers can be read: a second time only where the first left little, which is seldom."""
+        row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
         norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
         if norm < LITTLE * torch.linalg.vector_norm(part).item():
             row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
