@@ -15,20 +15,12 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import eigen
-from attention_chains.chain.eigen import (
-    bounce_rows,
-    bouncing,
-    by_modulus,
-    ordered,
-    real_span,
-    small_eigen,
-    sorted_eigen,
-)
-from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
+from attention_chains.chain.basis import Basis
+from attention_chains.chain.eigen import by_modulus, ordered, real_span, small_eigen, sorted_eigen
+from attention_chains.chain.operators import DenseOperator, Operator, bounce_rows, bouncing, widest_dtype
 from attention_chains.chain.precision import full_precision
 
 LOST = 8  # round-offs of an image as long as images can be: what is left of one below that is noise
-LITTLE = 0.1  # of an image's length, Rutishauser's choice: with less left, round-off counts ten times as much as it did
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 PAIR = 2  # vectors to bounce at a time for a span: from one, another eigenvalue of nearly the same size can hide
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
@@ -84,14 +76,10 @@ class Krylov:
         n, device, chains = operator.n, operator.device, operator.batch_shape.numel()
         self.capacity, self.keep = capacity(n, count)
         self.limit = LIMIT + n // 2
-        self._fixed = int(centred)  # rows before the basis
-        held = self.capacity + self.block
         self._start = _start(self.block, n, centred).to(device, dtype)
-        self._rows = torch.zeros(chains, self._fixed + held, n, dtype=dtype, device=device)
-        # Row j: what basis vector j becomes, in terms of all rows.
-        self._images = torch.zeros(chains, self.capacity, self._fixed + held, dtype=dtype, device=device)
+        like = torch.empty(chains, 0, dtype=dtype, device=device)
+        self._basis = Basis(like, n, int(centred), self.block, self.capacity)
         self._most_noise = LOST * torch.finfo(dtype).eps * n**0.5
-        self._views: dict[int, tuple[Tensor, ...]] = {}
         self.begin(operator)
 
     def begin(self, operator: Operator) -> None:
@@ -99,25 +87,25 @@ class Krylov:
         self.passes, self.size = 0, 0  # vectors bounced in all, and those of them in the basis
         self._compressed = 0  # vectors at the front of the basis that a restart has put there
         self._kept: Tensor | None = None  # coefficients of what a restart keeps, where they are known
-        self._rows[:, : self._start.shape[0]] = self._start
-        self._images.zero_()
+        self._basis.rows[:, : len(self._start)] = self._start
+        self._basis.images.zero_()
         self._bounce_chains_of(operator)
         self._measured_noise: Tensor | None = None
 
     @property
     def chains(self) -> int:
         """Number of chains that are bounced."""
-        return len(self._rows)
+        return len(self._basis.rows)
 
     @property
     def n(self) -> int:
         """Number of tokens."""
-        return self._rows.shape[-1]
+        return self._basis.rows.shape[-1]
 
     @property
     def basis(self) -> Tensor:
         """The bounced vectors, (B, size, n): orthonormal, or zero if left out."""
-        return self._rows[:, self._fixed : self._fixed + self.size]
+        return self._basis.rows[:, self._basis.fixed : self._basis.fixed + self.size]
 
     @property
     def full(self) -> bool:
@@ -137,40 +125,27 @@ class Krylov:
         if self.full:
             self.restart()
         wanted, places = min(passes, self.limit) - self.passes, self.capacity - self.size
-        append = self._append_read if self._readable else self._append
         for _ in range(max(1, min(-(-wanted // self.block), places // self.block))):
-            end = self._fixed + self.size + self.block  # of the rows that there are; the newest of them are bounced
-            bounced = self._bounce(self._rows.narrow(1, end - self.block, self.block))
+            end = self._basis.fixed + self.size + self.block  # of the rows that there are; the newest are bounced
+            bounced = self._bounce(self._basis.rows.narrow(1, end - self.block, self.block))
             for place in range(end, end + self.block):
-                append(bounced if self.block == 1 else bounced.narrow(1, place - end, 1), *self._at(place))
+                self._append(bounced if self.block == 1 else bounced.narrow(1, place - end, 1), place)
             self.size, self.passes = self.size + self.block, self.passes + self.block
 
-    def _append(self, row: Tensor, behind: Tensor, turned: Tensor, part: Tensor, length: Tensor, new: Tensor) -> None:
-        """Make an image, (B, 1, n), orthonormal to the rows behind it, and put it there; see `_at` for the places.
+    def _append(self, image: Tensor, place: int) -> None:
+        """Put at a place what is new in an image, (B, 1, n), made a unit vector.
 
-        By classical Gram-Schmidt, twice; what the second time takes away is round-off, too little to be written down. A
-        row of which no more than `_noise` is left becomes zero: the basis is closed, and noise made a unit vector would
-        not be orthogonal to it for long.
+        Where that is no more than `_noise` it becomes zero: the basis is closed, and noise made a unit vector would not
+        be orthogonal to it for long.
         """
-        row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
-        row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
-        torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
-        torch.div(row, length.masked_fill(length <= self._noise, torch.inf), out=new)
-
-    def _append_read(
-        self, row: Tensor, behind: Tensor, turned: Tensor, part: Tensor, length: Tensor, new: Tensor
-    ) -> None:
-        """Do the same where numbers can be read: a second time only where the first left little, which is seldom."""
-        row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
-        norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
-        if norm < LITTLE * torch.linalg.vector_norm(part).item():
-            row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
-            norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
-        if norm <= self._most_noise and norm <= self._noise.item():
+        row, length, new = self._basis.split(image, place)
+        if not self._basis.readable:
+            torch.div(row, length.masked_fill(length <= self._noise, torch.inf), out=new)
+        elif (norm := length.item()) > self._most_noise or norm > self._noise.item():
+            torch.div(row, length, out=new)
+        else:
             new.zero_()
             length.zero_()
-        else:
-            torch.div(row, length, out=new)
 
     @property
     def _noise(self) -> Tensor:
@@ -180,20 +155,9 @@ class Krylov:
         larger than n: what is longer than `_most_noise` asks for no sums.
         """
         if self._measured_noise is None:
-            sums = bounce_rows(self._operator, self._rows.new_ones(self.chains, 1, self.n))
+            sums = bounce_rows(self._operator, self._basis.rows.new_ones(self.chains, 1, self.n))
             self._measured_noise = sums.amax(-1, keepdim=True).clamp(min=1).sqrt() * self._most_noise / self.n**0.5
         return self._measured_noise
-
-    def _at(self, place: int) -> tuple[Tensor, ...]:
-        """Return what it takes to put a row at a place; made once, which takes as long as a product, for all chains.
-
-        The rows before it, the same transposed, and where to write: the image along those, its length, and the row.
-        """
-        if place not in self._views:
-            behind, image = self._rows.narrow(1, 0, place), self._images.narrow(1, place - self._fixed - self.block, 1)
-            parts = image.narrow(2, 0, place), image.narrow(2, place, 1), self._rows.narrow(1, place, 1)
-            self._views[place] = (behind, behind.mT, *parts)
-        return self._views[place]
 
     def projected(self, chains: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return what bounces make of the basis, for all or some chains in order, on the CPU: in its span, and outside.
@@ -201,8 +165,8 @@ class Krylov:
         The first (B, size, size) holds in column j what vector j becomes; the second (B, block, size) what of it lies
         along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both.
         """
-        if not self._readable:
-            lengths = self._images.diagonal(self._fixed + self.block, 1, 2)[:, self._compressed :]
+        if not self._basis.readable:
+            lengths = self._basis.images.diagonal(self._basis.fixed + self.block, 1, 2)[:, self._compressed :]
             lengths.masked_fill_(lengths <= self._noise.squeeze(-1), 0)  # of lost rows
         part = self._some(self._columns, chains).cpu()
         return part[:, : self.size], part[:, self.size :]
@@ -222,7 +186,7 @@ class Krylov:
 
     def vectors(self, ritz: Ritz, chains: Sequence[int]) -> Tensor:
         """Return the leading Ritz vectors of these chains, of norm one: (chains, 2, count, n), real and imaginary."""
-        chosen = torch.cat([ritz.leading.real, ritz.leading.imag], -1).mT.to(self._rows)
+        chosen = torch.cat([ritz.leading.real, ritz.leading.imag], -1).mT.to(self._basis.rows)
         return (chosen @ self._some(self.basis, chains)).unflatten(1, (2, self.count))
 
     def restart(self) -> None:
@@ -230,31 +194,30 @@ class Krylov:
         kept = self._kept  # (B, size, keep)
         if kept is None:
             kept = real_span(*sorted_eigen(self.projected()[0]), self.keep)
-        kept, self._kept = kept.to(self._rows), None
+        kept, self._kept = kept.to(self._basis.rows), None
         part = self._columns @ kept  # (B, size + block, keep)
-        newest, basis = self._rows[:, self._newest].clone(), kept.mT @ self.basis
+        newest, basis = self._newest.clone(), kept.mT @ self.basis
         inside, outside = kept.mT @ part[:, : self.size], part[:, self.size :]
-        self._images.zero_()
+        self._basis.images.zero_()
         self.size = self._compressed = self.keep
         self._columns.copy_(torch.cat([inside, outside], 1))
         self.basis.copy_(basis)
-        self._rows[:, self._newest] = newest
+        self._newest.copy_(newest)
 
     def select(self, chains: Sequence[int]) -> None:
         """Go on with these chains of the batch alone, given in order."""
         self._kept = None if self._kept is None else self._kept[chains]
-        parts = self._rows, self._images, self._noise
-        self._rows, self._images, self._measured_noise = (self._some(part, chains) for part in parts)
-        self._views = {}
-        if self.chains > 1 or isinstance(self._operator, DenseOperator):
+        noise = self._noise
+        if len(chains) < self.chains:
+            indices = torch.tensor(chains, device=noise.device)
             assert isinstance(self._operator, DenseOperator), "of other batches no part can be bounced alone"
-            self._bounce_chains_of(eigen.taken(self._operator, torch.tensor(chains, device=self._rows.device)))
+            self._basis.select(indices)
+            self._bounce_chains_of(eigen.taken(self._operator, indices))
+            self._measured_noise = noise[indices]
 
     def _bounce_chains_of(self, operator: Operator) -> None:
         self._operator = operator
-        # Where one number can be read at no cost, to branch on it takes fewer steps than to mask a tensor.
-        self._readable = self.block == 1 and self.chains == 1 and self._rows.device.type == "cpu"
-        self._bounce = bouncing(operator, self.block, self._rows.dtype, self._transposed)
+        self._bounce = bouncing(operator, self.block, self._basis.rows.dtype, self._transposed)
 
     def _some(self, each: Tensor, chains: Sequence[int] | None) -> Tensor:
         """Take some chains' part, given in order, of what is there for each; without a copy if they are all."""
@@ -265,11 +228,13 @@ class Krylov:
     @property
     def _columns(self) -> Tensor:
         """What each basis vector becomes, in terms of the basis and of the newest block, (B, size + block, size)."""
-        return self._images[:, : self.size, self._fixed : self._fixed + self.size + self.block].mT
+        fixed = self._basis.fixed
+        return self._basis.images[:, : self.size, fixed : fixed + self.size + self.block].mT
 
     @property
-    def _newest(self) -> slice:
-        return slice(self._fixed + self.size, self._fixed + self.size + self.block)
+    def _newest(self) -> Tensor:
+        """The block that is not bounced yet, (B, block, n)."""
+        return self._basis.rows.narrow(1, self._basis.fixed + self.size, self.block)
 
 
 def capacity(n: int, count: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from attention_chains.chain.basis import Basis
 from attention_chains.chain.operators import Operator, single, widest_dtype
 
 LONGEST = 64  # vectors of a Krylov space: beyond, orthogonalising costs more than the bounces
@@ -18,6 +19,7 @@ CYCLES = 100  # Krylov spaces, one after the other
 GAIN = 0.97  # a Krylov space that leaves more of the residual than this gains nothing
 LAP = {"cpu": 5, "cuda": 6}  # steps between two looks at the residual, each of which waits for the device
 LONGEST_WAIT = 8  # steps between two looks at a chain that is solved alone
+DEAR, EAGER = 2048, 0.5  # tokens from which a step costs a CPU more than a look, and what of a wait it then waits
 ALONE = 400  # from so many tokens on, a CPU's cache holds one matrix at most: chain after chain is faster than a batch
 
 Map = Callable[[Tensor], Tensor]
@@ -58,18 +60,20 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
         left = space.residual()
         met = met | (left <= limits)
         if rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE:
-            wait = _due(before, left, limits, space.size)
+            wait = _due(before, left, limits, space.size, EAGER if rhs.shape[-1] >= DEAR else 1)
     return space.solution(steps), steps.view(goal.shape)
 
 
-def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int) -> int:
-    """Return after how many steps, 1 to LONGEST_WAIT, the residuals meet their goals if they go on falling as before.
+def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int, share: float) -> int:
+    """Return a share of the steps after which the residuals meet their goals if they go on falling as before.
+
+    It is 1 to LONGEST_WAIT steps.
 
     Only for a chain that is solved alone: in a batch, one chain's steps must not depend on another's. All of its
     alphas take the steps of the slowest.
     """
     pace = (left / before).clamp(max=0.999).log() / taken
-    return int(((goal / left).log() / pace).nan_to_num(1).amax().ceil().clamp(1, LONGEST_WAIT))
+    return int((share * (goal / left).log() / pace).nan_to_num(1).amax().ceil().clamp(1, LONGEST_WAIT))
 
 
 class _KrylovSpace:
@@ -84,34 +88,24 @@ class _KrylovSpace:
         self.alphas = alphas.reshape(len(alphas), -1, 1, 1).to(self.small, torch.float64)
         self.held = 0 if avoid is None else 1  # rows in front of V that are only orthogonalised against
         self.least = torch.finfo(rhs.dtype).eps
-        rows, kept = without(rhs, avoid).reshape(-1, rhs.shape[-1]), LONGEST + max(*LAP.values(), LONGEST_WAIT) + 1
-        self.basis = rows.new_empty(len(rows), self.held + kept, rows.shape[-1])
-        self.coefficients = rows.new_zeros(len(rows), kept - 1, self.held + kept)  # H^T: row j is v_j M in terms of V
+        rows, most = without(rhs, avoid).reshape(-1, rhs.shape[-1]), LONGEST + max(*LAP.values(), LONGEST_WAIT)
+        self.basis = Basis(rows, rows.shape[-1], self.held, 1, most)  # its images are H^T: row j is v_j M in terms of V
         if avoid is not None:
-            self.basis[:, 0] = avoid
+            self.basis.rows[:, 0] = avoid
         self.norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (B, 1)
-        torch.div(rows, self.norm.clamp(min=torch.finfo(rows.dtype).tiny), out=self.basis[:, self.held])
+        torch.div(rows, self.norm.clamp(min=torch.finfo(rows.dtype).tiny), out=self.basis.rows[:, self.held])
 
     def norm1(self) -> Tensor:
         """L1 norm of b, (1, B)."""
-        return (self.basis[:, self.held].abs().sum(-1) * self.norm[:, 0]).unsqueeze(0)
+        return (self.basis.rows[:, self.held].abs().sum(-1) * self.norm[:, 0]).unsqueeze(0)
 
     def extend(self, bounce: Map) -> None:
-        """Bounce the last vector and orthogonalise what comes, twice (classical Gram-Schmidt: two products each)."""
-        end = self.held + self.size + 1
-        used = self.basis[:, :end]  # (B, end, n)
-        turned = used.mT
-        row = bounce(used[:, -1].view(self.shape)).reshape(len(used), 1, -1)
-        first = torch.bmm(row, turned)
-        row = torch.baddbmm(row, first, used, alpha=-1)
-        again = torch.bmm(row, turned)
-        row = torch.baddbmm(row, again, used, alpha=-1).squeeze(1)
+        """Bounce the last vector and put what is new in it behind."""
+        last = self.held + self.size
+        image = bounce(self.basis.rows.narrow(1, last, 1).view(self.shape)).reshape(-1, 1, self.shape[-1])
+        row, length, new = self.basis.split(image, last + 1)
         # Below round-off the space is closed under M; what follows is no more than small, and the solution is exact.
-        norm = torch.linalg.vector_norm(row, dim=-1, keepdim=True).clamp_(min=self.least)
-        torch.div(row, norm, out=self.basis[:, end])
-        grown = self.coefficients[:, self.size]
-        torch.add(first[:, 0], again[:, 0], out=grown[:, :end])
-        grown[:, end : end + 1] = norm
+        torch.div(row, length.clamp_(min=self.least), out=new)
         self.size += 1
 
     def residual(self) -> Tensor:
@@ -128,7 +122,7 @@ class _KrylovSpace:
     def solution(self, steps: Tensor) -> Tensor:
         """Return the best d after as many steps, (S, *batch, n); `steps` (S, B) may differ from chain to chain."""
         if self.size == 0:
-            return self.basis.new_zeros(*steps.shape[:1], *self.shape)
+            return self.basis.rows.new_zeros(*steps.shape[:1], *self.shape)
         q, r = torch.linalg.qr(self._system())
         reached = torch.arange(self.size, device=self.small) < steps.to(self.small).unsqueeze(-1)
         first = (q[..., 0, :] * reached).unsqueeze(-1)  # Q^T e_1; R is triangular, so the rest stays zero
@@ -137,13 +131,13 @@ class _KrylovSpace:
 
     def _combined(self, weights: Tensor) -> Tensor:
         """Return |b| times the sums (S, B, n) of the first vectors with weights (S, B, count)."""
-        vectors = self.basis[:, self.held : self.held + weights.shape[-1]]
+        vectors = self.basis.rows[:, self.held : self.held + weights.shape[-1]]
         weights = weights.to(vectors.device, vectors.dtype) * self.norm
         return torch.bmm(weights.transpose(0, 1), vectors).transpose(0, 1)
 
     def _system(self) -> Tensor:
         """I - alpha H, (S, B, size + 1, size)."""
-        h = self.coefficients[:, : self.size, self.held : self.held + self.size + 1].mT.to(self.small, torch.float64)
+        h = self.basis.images[:, : self.size, self.held : self.held + self.size + 1].mT.to(self.small, torch.float64)
         return torch.eye(self.size + 1, self.size, dtype=torch.float64, device=self.small) - self.alphas * h
 
 

@@ -8,8 +8,9 @@ a few rows at a time, so that certified results need no second matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -232,3 +233,32 @@ class DenseOperator:
 
     def _widened(self, state: Tensor) -> Tensor:
         return state if state.dtype == self.dtype else state.to(torch.promote_types(state.dtype, self.dtype))
+
+
+def bounce_rows(operator: Operator, rows: Tensor, transposed: bool = False) -> Tensor:
+    """Return v A, or v A^T, for several states of each chain of the flattened batch, (B, states, n)."""
+    bounce = operator.apply_transposed if transposed else operator.apply
+    shape = operator.batch_shape
+    if not shape:
+        return bounce(rows[0]).unsqueeze(0)
+    return bounce(rows.movedim(1, 0).unflatten(1, shape)).flatten(1, -2).movedim(0, 1)
+
+
+def bouncing(
+    operator: Operator, states: int, dtype: torch.dtype, transposed: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return `bounce_rows` for so many states in a type, to be called in `full_precision`.
+
+    One state of stored chains takes a scaling and a product, with nothing around them: after a product a CPU's caches
+    hold the matrix and no more, so that a few steps of a program take as long as it did.
+    """
+    if states > 1 or not isinstance(operator, DenseOperator) or operator.dtype != dtype:
+        return partial(bounce_rows, operator, transposed=transposed)
+    n = operator.n
+    matrix, scale = operator.matrix.reshape(-1, n, n), operator.scale.reshape(-1, 1, n)
+    if bool(((scale - 1).abs() <= torch.finfo(dtype).eps).all()):  # rounds off as much as storing the matrix did
+        return lambda rows: torch.bmm(rows, matrix.mT if transposed else matrix)
+    scale = scale.to(dtype)
+    if transposed:
+        return lambda rows: torch.bmm(rows, matrix.mT).mul_(scale)
+    return lambda rows: torch.bmm(rows * scale, matrix)

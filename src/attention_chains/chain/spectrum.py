@@ -12,7 +12,7 @@ from torch import Tensor
 from attention_chains.chain import arnoldi, eigen
 from attention_chains.chain.arnoldi import Krylov, Ritz
 from attention_chains.chain.derived import Teleported
-from attention_chains.chain.operators import Operator, single, widest_dtype
+from attention_chains.chain.operators import Operator, bounce_rows, single, widest_dtype
 from attention_chains.chain.precision import full_precision
 from attention_chains.chain.recording import unrecorded
 
@@ -250,7 +250,7 @@ def _certify(found: list[_Eigenvalues], operator: Operator, vectors: Tensor, tol
     """Measure residuals anew, in the device's widest type, by a bounce of each vector; unsettle what is not as good."""
     wide = vectors.to(widest_dtype(operator.device))
     wide = wide / torch.linalg.vector_norm(wide, dim=(1, 3), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
-    images = eigen.bounce_rows(operator, wide.flatten(1, 2)).view_as(wide)
+    images = bounce_rows(operator, wide.flatten(1, 2)).view_as(wide)
     values = torch.tensor([one.values for one in found], dtype=torch.complex128)
     for one, residual in zip(found, eigen.residuals(values, wide, images).tolist(), strict=True):
         one.residual = residual

@@ -1,0 +1,67 @@
+"""Orthonormal rows that grow one by one, for a batch of Krylov spaces, and what they are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LITTLE = 0.1  # of a row's length, Rutishauser's choice: with less left, round-off counts ten times as much as it did
+
+
+class Basis:
+    """Memory for the rows of B bases, and for their parts, which makes rows orthonormal.
+
+    ``rows`` (B, fixed + held, n): some fixed ones, to be kept out of all that follow; then the first block of the basis
+    itself. A row that is put behind, at `place`, is usually the image of an earlier one: then ``images`` (B, images,
+    fixed + held) says what it was in terms of all rows, in its row ``place - fixed - block``.
+    """
+
+    def __init__(self, like: Tensor, n: int, fixed: int, block: int, images: int):
+        """Take the number of bases, the type and the device from a tensor (B, ...)."""
+        self.fixed, self.block = fixed, block
+        self.rows = like.new_empty(len(like), fixed + block + images, n)
+        self.images = like.new_zeros(len(like), images, fixed + block + images)
+        # Where one number can be read at no cost, to branch on it takes fewer steps than to do all for all.
+        self.readable = block == 1 and len(like) == 1 and like.device.type == "cpu"
+        self._places: dict[int, tuple[Tensor, ...]] = {}
+
+    def split(self, row: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Take out of a row (B, 1, n) what lies along those before its place, and write that, and what length is left.
+
+        By classical Gram-Schmidt, twice; what the second time takes away is round-off, too little to be written down.
+        One basis on a CPU does without where the first time left enough, as it mostly does.
+
+        Returns
+        -------
+        row : Tensor
+            (B, 1, n), orthogonal, not of norm one.
+        length, place : Tensor
+            (B, 1, 1), its norm, where that is written; and (B, 1, n), the place for the row.
+        """
+        behind, turned, part, length, new = self._at(place)
+        row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
+        if self.readable:
+            left = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
+            if left >= LITTLE * torch.linalg.vector_norm(part).item():
+                return row, length, new
+        row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
+        torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
+        return row, length, new
+
+    def select(self, bases: Tensor) -> None:
+        """Go on with some of the bases, by their indices."""
+        self.rows, self.images = self.rows[bases], self.images[bases]
+        self.readable = self.block == 1 and len(bases) == 1 and self.rows.device.type == "cpu"
+        self._places = {}
+
+    def _at(self, place: int) -> tuple[Tensor, ...]:
+        """Return what it takes to put a row at a place: made once, for that takes as long as a product.
+
+        The rows before it, the same transposed, and where to write: the parts along those, the length, and the row.
+        """
+        if place not in self._places:
+            behind = self.rows.narrow(1, 0, place)
+            image = self.images.narrow(1, place - self.fixed - self.block, 1)
+            parts = image.narrow(2, 0, place), image.narrow(2, place, 1), self.rows.narrow(1, place, 1)
+            self._places[place] = (behind, behind.mT, *parts)
+        return self._places[place]
