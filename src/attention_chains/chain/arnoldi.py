@@ -125,12 +125,13 @@ class Krylov:
         if self.full:
             self.restart()
         wanted, places = min(passes, self.limit) - self.passes, self.capacity - self.size
-        for _ in range(max(1, min(-(-wanted // self.block), places // self.block))):
-            end = self._basis.fixed + self.size + self.block  # of the rows that there are; the newest are bounced
-            bounced = self._bounce(self._basis.rows.narrow(1, end - self.block, self.block))
-            for place in range(end, end + self.block):
-                self._append(bounced if self.block == 1 else bounced.narrow(1, place - end, 1), place)
-            self.size, self.passes = self.size + self.block, self.passes + self.block
+        steps, block, rows = max(1, min(-(-wanted // self.block), places // self.block)), self.block, self._basis.rows
+        first = self._basis.fixed + self.size + block  # of the rows that there are, the last block is not bounced yet
+        for end in range(first, first + steps * block, block):
+            images = self._bounce(rows.narrow(1, end - block, block))
+            for index in range(block):
+                self._append(images if block == 1 else images.narrow(1, index, 1), end + index)
+        self.size, self.passes = self.size + steps * block, self.passes + steps * block
 
     def _append(self, image: Tensor, place: int) -> None:
         """Put at a place what is new in an image, (B, 1, n), made a unit vector.

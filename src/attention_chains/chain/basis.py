@@ -38,7 +38,7 @@ class Basis:
         length, place : Tensor
             (B, 1, 1), its norm, where that is written; and (B, 1, n), the place for the row.
         """
-        behind, turned, part, length, new = self._at(place)
+        behind, turned, part, length, new = self._places.get(place) or self._made(place)
         row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
         if self.readable:
             left = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
@@ -54,14 +54,13 @@ class Basis:
         self.readable = self.block == 1 and len(bases) == 1 and self.rows.device.type == "cpu"
         self._places = {}
 
-    def _at(self, place: int) -> tuple[Tensor, ...]:
-        """Return what it takes to put a row at a place: made once, for that takes as long as a product.
+    def _made(self, place: int) -> tuple[Tensor, ...]:
+        """Make what it takes to put a row at a place, once: that takes as long as a product.
 
         The rows before it, the same transposed, and where to write: the parts along those, the length, and the row.
         """
-        if place not in self._places:
-            behind = self.rows.narrow(1, 0, place)
-            image = self.images.narrow(1, place - self.fixed - self.block, 1)
-            parts = image.narrow(2, 0, place), image.narrow(2, place, 1), self.rows.narrow(1, place, 1)
-            self._places[place] = (behind, behind.mT, *parts)
-        return self._places[place]
+        behind = self.rows.narrow(1, 0, place)
+        image = self.images.narrow(1, place - self.fixed - self.block, 1)
+        parts = image.narrow(2, 0, place), image.narrow(2, place, 1), self.rows.narrow(1, place, 1)
+        self._places[place] = made = (behind, behind.mT, *parts)
+        return made
