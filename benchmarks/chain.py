@@ -65,7 +65,7 @@ def lambda2(device: str, quick: bool) -> Rows:
         for peer, theirs in {"eigvals": peers.eigvals, "ARPACK": peers.arpack}.items():
             if peer == "ARPACK" and device != "cpu":
                 continue
-            rounds = 1 if peer == "eigvals" and n > 1000 else 5  # all eigenvalues of the largest take minutes
+            rounds = 1 if peer == "eigvals" and n > 1000 else 9  # all eigenvalues of the largest take minutes
             times = in_turn({"ours": chain.lambda2, peer: partial(theirs, matrices)}, rounds, device)
             rows.append(
                 {

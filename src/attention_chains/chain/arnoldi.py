@@ -76,7 +76,7 @@ class Krylov:
         n, device, chains = operator.n, operator.device, operator.batch_shape.numel()
         self.capacity, self.keep = capacity(n, count)
         self.limit = LIMIT + n // 2
-        self._start = _start(self.block, n, centred).to(device, dtype)
+        self._start = _start(self.block, n, centred).to(dtype).to(device)
         like = torch.empty(chains, 0, dtype=dtype, device=device)
         self._basis = Basis(like, n, int(centred), self.block, self.capacity)
         self._most_noise = LOST * torch.finfo(dtype).eps * n**0.5

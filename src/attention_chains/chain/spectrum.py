@@ -139,10 +139,8 @@ def _leading(operator: Operator, count: int, tol: float, certify: bool = False) 
                     found[chain] = _by_krylov([single(operator, chain)], count, tol, certify, wide)[0]
                     found[chain].passes += one.passes
         if eigen.may_form(operator):
-            left, few = (
-                [chain for chain in range(chains) if not found[chain].settled],
-                max(1, TOGETHER // operator.n**2),
-            )
+            left = [chain for chain in range(chains) if not found[chain].settled]
+            few = max(1, TOGETHER // operator.n**2)
             for first in range(0, len(left), few):
                 _by_all(operator, left[first : first + few], found, certify)
     return found
@@ -212,8 +210,7 @@ def _seen(ritz: Ritz, krylov: Krylov, tol: float) -> list[_Eigenvalues]:
     if near:
         round_off = torch.finfo(krylov.basis.dtype).eps
         for one, condition in zip([every[index] for index in near], ritz.condition(near).tolist(), strict=True):
-            one.condition = condition
-            one.error = [off * times for off, times in zip(one.residual, condition, strict=True)]
+            one.condition, one.error = condition, _errors(one.residual, condition)
             one.off = max(_off(value, error, tol) for value, error in zip(one.values, one.error, strict=True))
             one.coarse = any(
                 math.isfinite(times) and round_off * times > max(tol * abs(value), _floor(tol))
@@ -221,6 +218,11 @@ def _seen(ritz: Ritz, krylov: Krylov, tol: float) -> list[_Eigenvalues]:
             )
             one.settled = one.off <= 1 and not one.coarse
     return every
+
+
+def _errors(residual: list[float], condition: list[float]) -> list[float]:
+    """Return residuals times condition numbers, infinite where those are."""
+    return [math.inf if math.isinf(times) else off * times for off, times in zip(residual, condition, strict=True)]
 
 
 def _off(value: complex, error: float, tol: float) -> float:
@@ -253,8 +255,7 @@ def _certify(found: list[_Eigenvalues], operator: Operator, vectors: Tensor, tol
     images = bounce_rows(operator, wide.flatten(1, 2)).view_as(wide)
     values = torch.tensor([one.values for one in found], dtype=torch.complex128)
     for one, residual in zip(found, eigen.residuals(values, wide, images).tolist(), strict=True):
-        one.residual = residual
-        one.error = [off * times for off, times in zip(residual, one.condition, strict=True)]
+        one.residual, one.error = residual, _errors(residual, one.condition)
         good = all(
             error <= max(tol * abs(value), _floor(tol)) for value, error in zip(one.values, one.error, strict=True)
         )
