@@ -112,6 +112,37 @@ def test_a_chain_has_the_same_lambda2_alone_and_in_any_batch():
             assert abs(info.passes - passes[kind, head]) <= 26  # round-off may take it to the next look
 
 
+def lazy_lambda2(matrix, stay):
+    return exact(stay * torch.eye(len(matrix), dtype=torch.float64) + (1 - stay) * matrix.double()).item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stay", [0.2, 0.5, 0.8])
+def test_a_lazy_chain_alone_is_not_taken_for_periodic(kind, stay):
+    """Images lean on what was bounced; the basis must stay orthogonal to the constant vector all the same."""
+    for n, seed in ((120, 0), (120, 1), (600, 0)):
+        matrix = heads(kind, n, seed)[0]
+        chain, known = AttentionChain(matrix).lazy(stay), lazy_lambda2(matrix, stay)
+        assert chain.lambda2().item() == pytest.approx(known, rel=2e-5)
+        assert chain.spectrum(2)[1].abs().item() == pytest.approx(known, rel=2e-5)
+
+
+@pytest.mark.parametrize("own", [2, 4, 6])
+def test_tokens_that_attend_to_themselves(own):
+    noise = torch.randn(4, 197, 197, generator=torch.Generator().manual_seed(0))
+    matrix = (noise + own * torch.eye(197)).softmax(-1)
+    alone = torch.stack([AttentionChain(head).lambda2() for head in matrix])
+    np.testing.assert_allclose(alone, exact(matrix), rtol=2e-5)
+    np.testing.assert_allclose(AttentionChain(matrix).lambda2(), alone, rtol=5e-6)
+
+
+def test_a_lazy_matrix_free_chain():
+    q, k = torch.randn(2, 300, 16, generator=torch.Generator().manual_seed(0))
+    chain = AttentionChain.from_qk(q, k, storage="fused").lazy()
+    known = lazy_lambda2((q.double() @ k.double().mT / 4).softmax(-1), 0.5)
+    assert chain.lambda2().item() == pytest.approx(known, rel=5e-5)
+
+
 def test_teleport_scales_lambda2_by_alpha():
     chain = AttentionChain(heads("cycle", 100, seed=5, count=4))
     torch.testing.assert_close(chain.teleport(0.7).lambda2(), 0.7 * chain.lambda2(), rtol=1e-6, atol=0)

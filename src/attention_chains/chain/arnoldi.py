@@ -77,8 +77,7 @@ class Krylov:
         self.capacity, self.keep = capacity(n, count)
         self.limit = LIMIT + n // 2
         self._start = _start(self.block, n, centred).to(dtype).to(device)
-        like = torch.empty(chains, 0, dtype=dtype, device=device)
-        self._basis = Basis(like, n, int(centred), self.block, self.capacity)
+        self._basis = Basis(chains, n, int(centred), self.block, self.capacity, dtype, device)
         self._most_noise = LOST * torch.finfo(dtype).eps * n**0.5
         self.begin(operator)
 
@@ -117,15 +116,16 @@ class Krylov:
         """Whether some of the chains can be bounced without the others."""
         return self.chains == 1 or isinstance(self._operator, DenseOperator)
 
-    def grow(self, passes: int = 0) -> None:
-        """Bounce the newest block and put what is new in it behind, once, and on until so many vectors were bounced.
+    def grow(self, passes: int | None = None) -> None:
+        """Bounce the newest block and put what is new in it behind: once, or until so many vectors were bounced.
 
-        Stops early at the limit, and where the basis is full; one that was full before is restarted first.
+        At least once; it stops early at the limit, and where the basis is full. A full one is restarted first.
         """
         if self.full:
             self.restart()
-        wanted, places = min(passes, self.limit) - self.passes, self.capacity - self.size
-        steps, block, rows = max(1, min(-(-wanted // self.block), places // self.block)), self.block, self._basis.rows
+        block, rows = self.block, self._basis.rows
+        wanted = 1 if passes is None else min(passes, self.limit) - self.passes
+        steps = max(1, min(-(-wanted // block), (self.capacity - self.size) // block))
         first = self._basis.fixed + self.size + block  # of the rows that there are, the last block is not bounced yet
         for end in range(first, first + steps * block, block):
             images = self._bounce(rows.narrow(1, end - block, block))
@@ -164,7 +164,8 @@ class Krylov:
         """Return what bounces make of the basis, for all or some chains in order, on the CPU: in its span, and outside.
 
         The first (B, size, size) holds in column j what vector j becomes; the second (B, block, size) what of it lies
-        along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both.
+        along the block that is not bounced yet. Nothing else is left: a bounce of the basis stays within both. What a
+        batch's lost rows were before is forgotten here, once for all of them.
         """
         if not self._basis.readable:
             lengths = self._basis.images.diagonal(self._basis.fixed + self.block, 1, 2)[:, self._compressed :]
@@ -208,13 +209,11 @@ class Krylov:
     def select(self, chains: Sequence[int]) -> None:
         """Go on with these chains of the batch alone, given in order."""
         self._kept = None if self._kept is None else self._kept[chains]
-        noise = self._noise
-        if len(chains) < self.chains:
-            indices = torch.tensor(chains, device=noise.device)
-            assert isinstance(self._operator, DenseOperator), "of other batches no part can be bounced alone"
-            self._basis.select(indices)
-            self._bounce_chains_of(eigen.taken(self._operator, indices))
-            self._measured_noise = noise[indices]
+        assert isinstance(self._operator, DenseOperator), "of other batches no part can be bounced alone"
+        indices = torch.tensor(chains, device=self._basis.rows.device)
+        self._measured_noise = self._noise[indices]
+        self._basis.select(indices)
+        self._bounce_chains_of(eigen.taken(self._operator, indices))
 
     def _bounce_chains_of(self, operator: Operator) -> None:
         self._operator = operator

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LITTLE = 0.1  # of a row's length, Rutishauser's choice: with less left, round-off counts ten times as much as it did
-
 
 class Basis:
     """Memory for the rows of B bases, and for their parts, which makes rows orthonormal.
@@ -16,20 +14,26 @@ class Basis:
     fixed + held) says what it was in terms of all rows, in its row ``place - fixed - block``.
     """
 
-    def __init__(self, like: Tensor, n: int, fixed: int, block: int, images: int):
-        """Take the number of bases, the type and the device from a tensor (B, ...)."""
+    def __init__(
+        self, bases: int, n: int, fixed: int, block: int, images: int, dtype: torch.dtype, device: torch.device
+    ):
         self.fixed, self.block = fixed, block
-        self.rows = like.new_empty(len(like), fixed + block + images, n)
-        self.images = like.new_zeros(len(like), images, fixed + block + images)
-        # Where one number can be read at no cost, to branch on it takes fewer steps than to do all for all.
-        self.readable = block == 1 and len(like) == 1 and like.device.type == "cpu"
-        self._places: dict[int, tuple[Tensor, ...]] = {}
+        self.rows = torch.empty(bases, fixed + block + images, n, dtype=dtype, device=device)
+        self.images = torch.zeros(bases, images, fixed + block + images, dtype=dtype, device=device)
+        self._start()
+
+    def _start(self) -> None:
+        self._places: dict[int, tuple[Tensor, ...]] = {}  # lambda2 visits one again for each chain and restart
+        # Where a number can be read at no cost, to branch on it takes fewer steps than to do all for all bases.
+        self.readable = self.block == 1 and len(self.rows) == 1 and self.rows.device.type == "cpu"
 
     def split(self, row: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
         """Take out of a row (B, 1, n) what lies along those before its place, and write that, and what length is left.
 
         By classical Gram-Schmidt, twice; what the second time takes away is round-off, too little to be written down.
-        One basis on a CPU does without where the first time left enough, as it mostly does.
+        One basis on a CPU does without it where the first time left more than it took, as ARPACK does: what two rows
+        overlap, by round-off, passes on to the next times what was taken over what is left. Were that above one, a few
+        rows that lean on the last, as those of lazy chains do, would make an overlap of round-off one of everything.
 
         Returns
         -------
@@ -42,7 +46,7 @@ class Basis:
         row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
         if self.readable:
             left = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
-            if left >= LITTLE * torch.linalg.vector_norm(part).item():
+            if left > torch.linalg.vector_norm(part).item():
                 return row, length, new
         row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
         torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
@@ -51,8 +55,7 @@ class Basis:
     def select(self, bases: Tensor) -> None:
         """Go on with some of the bases, by their indices."""
         self.rows, self.images = self.rows[bases], self.images[bases]
-        self.readable = self.block == 1 and len(bases) == 1 and self.rows.device.type == "cpu"
-        self._places = {}
+        self._start()
 
     def _made(self, place: int) -> tuple[Tensor, ...]:
         """Make what it takes to put a row at a place, once: that takes as long as a product.

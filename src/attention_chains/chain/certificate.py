@@ -83,7 +83,7 @@ def by_hitting(operator: Operator, token: Tensor) -> Tensor:
 
     for cycle in range(CYCLES):
         fast = operator.dtype if 2 * cycle < CYCLES else dtype
-        more, _ = gmres.solve(away, rhs.to(fast), goal, torch.ones_like(goal), None)
+        more, _ = gmres.solve(gmres.flat(away, rhs.shape), rhs.to(fast), goal, torch.ones_like(goal), None)
         times = times + more[0]
         step = times - away(times)
         slack = step.masked_fill(here, math.inf).amin(-1) - rounding(operator) * times.abs().amax(-1)

@@ -32,7 +32,8 @@ def _pieces(operator: Operator, most: int) -> list[Operator]:
     if shape.numel() <= most:
         return [operator]
     if isinstance(operator, DenseOperator):
-        return [taken(operator, slice(first, first + most)) for first in range(0, shape.numel(), most)]
+        flat = taken(operator, slice(None))  # what cannot be flattened is copied, once
+        return [taken(flat, slice(first, first + most)) for first in range(0, shape.numel(), most)]
     return [piece for index in range(shape[0]) for piece in _pieces(operator.select(0, index), most)]
 
 

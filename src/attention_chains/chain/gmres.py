@@ -6,6 +6,7 @@ Sci. Comput. 19, 1998, use it for shifted systems). Nothing is asked of M but to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,7 +32,7 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
     Parameters
     ----------
     bounce : callable
-        v -> v M for rows (*batch, n), in the rows' own type.
+        v -> v M for rows (B, 1, n) of the flattened batch, in the rows' own type.
     rhs : Tensor
         b, (*batch, n); its type is what everything but the small problems is computed in.
     goal : Tensor
@@ -64,16 +65,23 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
     return space.solution(steps), steps.view(goal.shape)
 
 
-def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int, share: float) -> int:
-    """Return a share of the steps after which the residuals meet their goals if they go on falling as before.
+def flat(bounce: Map, shape: torch.Size) -> Map:
+    """Make of a map of rows of a shape (*batch, n) one of rows (B, 1, n)."""
+    return lambda rows: bounce(rows.view(shape)).reshape(-1, 1, shape[-1])
 
-    It is 1 to LONGEST_WAIT steps.
+
+def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int, share: float) -> int:
+    """Return a share, 1 to LONGEST_WAIT, of the steps after which residuals meet their goals if they fall as before.
 
     Only for a chain that is solved alone: in a batch, one chain's steps must not depend on another's. All of its
     alphas take the steps of the slowest.
     """
-    pace = (left / before).clamp(max=0.999).log() / taken
-    return int((share * (goal / left).log() / pace).nan_to_num(1).amax().ceil().clamp(1, LONGEST_WAIT))
+    began = before.expand_as(left).flatten().tolist()
+    waits = [1.0]
+    for first, now, wanted in zip(began, left.flatten().tolist(), goal.flatten().tolist(), strict=True):
+        if now > wanted:
+            waits.append(share * math.log(wanted / now) / (math.log(min(now / first, 0.999)) / taken))
+    return math.ceil(min(max(waits), LONGEST_WAIT))
 
 
 class _KrylovSpace:
@@ -89,7 +97,8 @@ class _KrylovSpace:
         self.held = 0 if avoid is None else 1  # rows in front of V that are only orthogonalised against
         self.least = torch.finfo(rhs.dtype).eps
         rows, most = without(rhs, avoid).reshape(-1, rhs.shape[-1]), LONGEST + max(*LAP.values(), LONGEST_WAIT)
-        self.basis = Basis(rows, rows.shape[-1], self.held, 1, most)  # its images are H^T: row j is v_j M in terms of V
+        # Its images are H^T: row j is v_j M in terms of V.
+        self.basis = Basis(len(rows), rows.shape[-1], self.held, 1, most, rows.dtype, rows.device)
         if avoid is not None:
             self.basis.rows[:, 0] = avoid
         self.norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (B, 1)
@@ -102,8 +111,7 @@ class _KrylovSpace:
     def extend(self, bounce: Map) -> None:
         """Bounce the last vector and put what is new in it behind."""
         last = self.held + self.size
-        image = bounce(self.basis.rows.narrow(1, last, 1).view(self.shape)).reshape(-1, 1, self.shape[-1])
-        row, length, new = self.basis.split(image, last + 1)
+        row, length, new = self.basis.split(bounce(self.basis.rows.narrow(1, last, 1)), last + 1)
         # Below round-off the space is closed under M; what follows is no more than small, and the solution is exact.
         torch.div(row, length.clamp_(min=self.least), out=new)
         self.size += 1
@@ -144,6 +152,8 @@ class _KrylovSpace:
 def refined(bounce: Map, rhs: Tensor, goal: Tensor, fast: torch.dtype, avoid: Tensor | None) -> tuple[Tensor, Tensor]:
     """Solve d (I - M) = b in the type `fast`, and the correction again, until the residual, in b's type, meets `goal`.
 
+    Here `bounce` maps rows (*batch, n) like b.
+
     Returns
     -------
     d, residual : Tensor
@@ -156,7 +166,9 @@ def refined(bounce: Map, rhs: Tensor, goal: Tensor, fast: torch.dtype, avoid: Te
             unmet = residual.abs().sum(-1) > goal
             if not unmet.any():
                 return solution, residual
-            step, _ = solve(bounce, residual.to(dtype), (goal / 2).where(unmet, torch.inf).unsqueeze(0), one, avoid)
+            step, _ = solve(
+                flat(bounce, rhs.shape), residual.to(dtype), (goal / 2).where(unmet, torch.inf).unsqueeze(0), one, avoid
+            )
             tried = solution + step[0]
             left = without(rhs - tried + bounce(tried), avoid)
             better = unmet & (left.abs().sum(-1) < GAIN * residual.abs().sum(-1))

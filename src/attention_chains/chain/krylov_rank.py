@@ -93,7 +93,9 @@ class TeleportFamily:
         start = self.target.to(self.base.dtype)
         rhs = self.base.apply(start) - start  # (*batch, n)
         limit = torch.maximum(goal / 2, _reach(rhs))
-        step, bounces = gmres.solve(self._bounce(rhs), rhs, limit / self.alphas, self.alphas, self.constant)
+        step, bounces = gmres.solve(
+            bouncing(self.base, 1, rhs.dtype), rhs, limit / self.alphas, self.alphas, self.constant
+        )
         return self.bounced(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2, goal / 4)
 
     def _is_direct(self) -> bool:
@@ -138,7 +140,8 @@ class TeleportFamily:
         """Return d with d (I - alpha A) = residual, and the bounces that it took."""
         rhs = iterate.residual.to(dtype)
         goal = torch.maximum(target / 2, _reach(rhs)).where(unmet, torch.inf)  # no steps where nothing is to gain
-        step, bounces = gmres.solve(self._bounce(rhs), rhs, goal.unsqueeze(0), self.alphas.unsqueeze(0), self.constant)
+        bounce = gmres.flat(self.base.apply, rhs.shape)
+        step, bounces = gmres.solve(bounce, rhs, goal.unsqueeze(0), self.alphas.unsqueeze(0), self.constant)
         return step[0].to(iterate.state.dtype), bounces[0] + 1
 
     def _stepped(self, iterate: Iterate, step: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:
@@ -150,13 +153,6 @@ class TeleportFamily:
             return self.bounced(iterate.state + step, iterations, allowed)
         moved = self.alphas.unsqueeze(-1) * self.base.apply(step.to(self.base.dtype)).to(step.dtype)
         return Iterate(iterate.state + step, iterate.residual - step + moved, slack, iterations)
-
-    def _bounce(self, rhs: Tensor) -> gmres.Map:
-        """Return v -> v A for rows of this shape and type."""
-        if rhs.shape[:-1] != self.base.batch_shape:
-            return self.base.apply  # several alphas' rows of one chain
-        bounce = bouncing(self.base, 1, rhs.dtype)
-        return lambda rows: bounce(rows.reshape(-1, 1, rows.shape[-1])).view(rows.shape)
 
     def _left(self, iterate: Iterate) -> Tensor:
         """Residual of x P, at most that of x contracted, and what it may be wrong by."""

@@ -19,6 +19,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
     TF32 keeps 10 bits of a product's factors: a residual measured with it says nothing about float32.
     """
+    if not is_reduced(device):
+        yield
+        return
     tf32 = _is_tf32(device)
     with torch.autocast(device.type, enabled=False):
         if not tf32:

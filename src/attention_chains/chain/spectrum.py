@@ -78,8 +78,7 @@ class _Eigenvalues:
 
     @classmethod
     def none(cls, count: int) -> _Eigenvalues:
-        nothing = [0.0] * count
-        return cls([0j] * count, nothing, nothing, nothing)
+        return cls([0j] * count, [0.0] * count, [0.0] * count, [0.0] * count)
 
 
 @torch.no_grad()
@@ -273,18 +272,18 @@ def _by_all(operator: Operator, chains: list[int], found: list[_Eigenvalues], ce
         matrices = matrices.cpu()
     for chain, every in zip(chains, eigen.eigenvalues(matrices), strict=True):
         one, values = found[chain], _after_the_first(every).tolist()
-        one.values = _first(values, one.values)
+        one.values = _first(values, len(one.values))
         one.residual, one.settled, one.complete = [0.0] * len(one.values), True, True
     if certify:
         for chain, every in zip(chains, eigen.eigenvalues(matrices.mT), strict=True):
             one, values = found[chain], _after_the_first(every).tolist()
-            others = _first(values, one.values)
+            others = _first(values, len(one.values))
             one.error = [abs(abs(a) - abs(b)) for a, b in zip(one.values, others, strict=True)]
 
 
-def _first(values: list[complex], like: list[complex]) -> list[complex]:
-    """Return as many values as there are in another list, zeros behind those that there are."""
-    return (values + [0j] * len(like))[: len(like)]
+def _first(values: list[complex], count: int) -> list[complex]:
+    """Return so many values, with zeros behind those that there are."""
+    return (values + [0j] * count)[:count]
 
 
 def _after_the_first(values: Tensor) -> Tensor:
