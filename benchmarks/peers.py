@@ -17,9 +17,10 @@ def eigvals(matrices: Tensor) -> Tensor:
     return torch.linalg.eigvals(matrices).abs().topk(2).values[..., 1]
 
 
-def arpack(matrices: Tensor) -> Tensor:
-    """lambda2 by scipy's ARPACK, two eigenvalues of each matrix in turn, on the CPU."""
-    return torch.tensor([np.sort(np.abs(eigs(m, k=2, return_eigenvectors=False)))[0] for m in matrices.numpy()])
+def arpack(matrices: Tensor, tol: float = 0) -> Tensor:
+    """lambda2 by scipy's ARPACK, two eigenvalues of each matrix in turn, on the CPU; to round-off by default."""
+    pairs = [np.abs(eigs(matrix, k=2, tol=tol, return_eigenvectors=False)) for matrix in matrices.numpy()]
+    return torch.tensor([pair.min() for pair in pairs])
 
 
 def power_method(matrix: Tensor, alpha: float, step: float = 1e-5) -> tuple[Tensor, int]:

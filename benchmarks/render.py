@@ -113,7 +113,9 @@ def _ratio(row: dict) -> str:
     value = row.get("ratio")
     if value is None:
         return ""
-    return f"{value:.2f}" if row["operation"] in AT_MOST else f"**{value:.1f}x**"
+    if row["operation"] in AT_MOST:
+        return f"{value:.2f}"
+    return f"**{value:.2f}x**" if value < 2 else f"**{value:.1f}x**"
 
 
 def _error(row: dict, name: str) -> str:

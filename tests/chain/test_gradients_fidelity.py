@@ -150,3 +150,14 @@ def test_tangents_go_through_tokenrank():
     _, tangent = torch.func.jvp(rank, (scores,), (direction,))
     step = 1e-4 * direction
     torch.testing.assert_close(tangent, (rank(scores + step) - rank(scores - step)) / 2e-4, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [lambda chain: chain.teleport(0.9).tokenrank(), lambda chain: chain.lambda2()],
+    ids=["tokenrank", "lambda2"],
+)
+def test_tangents_that_come_to_a_krylov_space_are_told_to_turn_back(asked):
+    scores, direction = torch.randn(2, 400, 400, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ChainError, match="reverse mode"):
+        torch.func.jvp(lambda x: asked(AttentionChain.from_scores(x)), (scores,), (direction,))

@@ -26,6 +26,15 @@ def test_moduli_agree_with_numpy(kind, n):
         torch.testing.assert_close(found.abs().double(), exact(matrix)[:k].abs(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "n", "seed", "k"), [("sink", 200, 11, 8), ("cycle", 200, 74, 4), ("clustered", 120, 85, 8)]
+)
+def test_the_last_is_none_that_a_larger_one_hides_behind(kind, n, seed, k):
+    matrix = heads(kind, n, seed)[0].float()
+    found = AttentionChain(matrix).spectrum(k)
+    torch.testing.assert_close(found.abs().double(), exact(matrix)[:k].abs(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["cycle", "shift", "clustered"])
 def test_each_is_an_eigenvalue(kind):
     matrix = heads(kind, 120, seed=8)[0]

@@ -8,6 +8,7 @@ for A x.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,18 +42,21 @@ class Ritz:
     places: Tensor
     coefficients: Tensor
 
-    def condition(self, chains: list[int]) -> Tensor:
+    def condition(self, chains: list[int]) -> list[list[float]]:
         """Return the eigenvalues' condition numbers for some of the chains, (chains, count), as projected.
 
-        They are the lengths of the rows of the eigenvectors' inverse.
+        They are the lengths of the rows of the eigenvectors' inverse; infinite where there is none.
         """
         vectors, places = self.coefficients, self.places
         if len(chains) < len(vectors):
             vectors, places = vectors[chains], places[chains]
         wanted = torch.zeros(len(vectors), vectors.shape[-1], places.shape[-1], dtype=vectors.dtype)
         rows, singular = torch.linalg.solve_ex(vectors.mT, wanted.scatter_(1, places.unsqueeze(1), 1))
-        length = torch.linalg.vector_norm(rows, dim=-2).double()
-        return length.masked_fill_(length.isnan() | (singular != 0).unsqueeze(-1), torch.inf)
+        lengths = torch.linalg.vector_norm(rows, dim=-2).tolist()
+        return [
+            [math.inf if none or math.isnan(length) else length for length in each]
+            for each, none in zip(lengths, singular.tolist(), strict=True)
+        ]
 
 
 class Krylov:

@@ -256,7 +256,7 @@ def bouncing(
         return partial(bounce_rows, operator, transposed=transposed)
     n = operator.n
     matrix, scale = operator.matrix.reshape(-1, n, n), operator.scale.reshape(-1, 1, n)
-    if bool(((scale - 1).abs() <= torch.finfo(dtype).eps).all()):  # rounds off as much as storing the matrix did
+    if ((scale - 1).abs() <= torch.finfo(dtype).eps).all():  # no more than what storing the matrix rounded off
         return lambda rows: torch.bmm(rows, matrix.mT if transposed else matrix)
     scale = scale.to(dtype)
     if transposed:
