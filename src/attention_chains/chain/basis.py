@@ -42,11 +42,11 @@ class Basis:
         length, place : Tensor
             (B, 1, 1), its norm, where that is written; and (B, 1, n), the place for the row.
         """
-        behind, turned, part, length, new = self._places.get(place) or self._made(place)
+        behind, turned, part, length, new, flat = self._places.get(place) or self._made(place)
         row = torch.baddbmm(row, torch.bmm(row, turned, out=part), behind, alpha=-1)
         if self.readable:
             left = torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length).item()
-            if left > torch.linalg.vector_norm(part).item():
+            if left * left > torch.dot(flat, flat).item():
                 return row, length, new
         row = torch.baddbmm(row, torch.bmm(row, turned), behind, alpha=-1)
         torch.linalg.vector_norm(row, dim=-1, keepdim=True, out=length)
@@ -60,10 +60,11 @@ class Basis:
     def _made(self, place: int) -> tuple[Tensor, ...]:
         """Make what it takes to put a row at a place, once: that takes as long as a product.
 
-        The rows before it, the same transposed, and where to write: the parts along those, the length, and the row.
+        The rows before it, the same transposed; where to write the parts along those, the length, and the row; and the
+        parts of the first basis, flat.
         """
         behind = self.rows.narrow(1, 0, place)
         image = self.images.narrow(1, place - self.fixed - self.block, 1)
-        parts = image.narrow(2, 0, place), image.narrow(2, place, 1), self.rows.narrow(1, place, 1)
-        self._places[place] = made = (behind, behind.mT, *parts)
+        part, length, new = image.narrow(2, 0, place), image.narrow(2, place, 1), self.rows.narrow(1, place, 1)
+        self._places[place] = made = (behind, behind.mT, part, length, new, part[0, 0])
         return made

@@ -20,6 +20,7 @@ from attention_chains.chain import certificate, gmres
 from attention_chains.chain.operators import DenseOperator, Operator, bouncing, normalised, single, widest_dtype
 from attention_chains.chain.power import l1
 
+MARGIN = 0.75  # share of a residual's goal that a Krylov space in the chain's own type is to meet: it rounds off
 DIRECT = {"cpu": 320}  # tokens of a dense chain up to which LU is faster; not measured on other devices
 
 
@@ -92,7 +93,7 @@ class TeleportFamily:
             return self.bounced(self._solved(), torch.zeros_like(goal, dtype=torch.long), goal / 4)
         start = self.target.to(self.base.dtype)
         rhs = self.base.apply(start) - start  # (*batch, n)
-        limit = torch.maximum(goal / 2, _reach(rhs))
+        limit = torch.maximum(MARGIN * goal, _reach(rhs))
         step, bounces = gmres.solve(
             bouncing(self.base, 1, rhs.dtype), rhs, limit / self.alphas, self.alphas, self.constant
         )
