@@ -118,7 +118,7 @@ class Krylov:
     @property
     def divisible(self) -> bool:
         """Whether some of the chains can be bounced without the others."""
-        return self.chains == 1 or isinstance(self._operator, DenseOperator)
+        return isinstance(self._operator, DenseOperator)
 
     def grow(self, passes: int | None = None) -> None:
         """Bounce the newest block and put what is new in it behind: once, or until so many vectors were bounced.

@@ -17,7 +17,7 @@ from attention_chains.chain.precision import full_precision
 from attention_chains.chain.recording import unrecorded
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here
-RELATIVE, ABSOLUTE = 3e-2, 3e-3  # errors to stop at, as shares of the tolerance, the smaller of both (see `_off`)
+RELATIVE, ABSOLUTE = 3e-2, 3e-3  # errors to stop at, as shares of the tolerance, the smaller of both (see `_enough`)
 LEAST = 1e-9  # error that is small enough for any eigenvalue
 COARSE = 1e-4  # tolerance below which no less is asked for on that account: float32 would not give it
 SPARE = 2  # eigenvalues to find beyond several: for the last of them a larger one can be missed
@@ -207,16 +207,15 @@ def _seen(ritz: Ritz, krylov: Krylov, tol: float) -> list[_Eigenvalues]:
     unknown = [math.inf] * krylov.count
     every = []
     for values, residual in zip(ritz.values.tolist(), ritz.residual.tolist(), strict=True):
-        off = max(_off(value, error, tol) for value, error in zip(values, residual, strict=True))
-        every.append(_Eigenvalues(values, residual, unknown, unknown, krylov.passes, off))
+        every.append(_Eigenvalues(values, residual, unknown, unknown, krylov.passes, _off(values, residual, tol)))
     near = [index for index, one in enumerate(every) if one.off <= 1]
     if near:
         round_off = torch.finfo(krylov.basis.dtype).eps
         for one, condition in zip([every[index] for index in near], ritz.condition(near), strict=True):
             one.condition, one.error = condition, _errors(one.residual, condition)
-            one.off = max(_off(value, error, tol) for value, error in zip(one.values, one.error, strict=True))
+            one.off = _off(one.values, one.error, tol)
             one.coarse = any(
-                math.isfinite(times) and round_off * times > max(tol * abs(value), _floor(tol))
+                math.isfinite(times) and round_off * times > _allowed(value, tol)
                 for value, times in zip(one.values, condition, strict=True)
             )
             one.settled = one.off <= 1 and not one.coarse
@@ -228,14 +227,24 @@ def _errors(residual: list[float], condition: list[float]) -> list[float]:
     return [math.inf if math.isinf(times) else off * times for off, times in zip(residual, condition, strict=True)]
 
 
-def _off(value: complex, error: float, tol: float) -> float:
-    """Return the error of an eigenvalue over the error to stop at, which is less than what the tolerance asks for.
+def _off(values: list[complex], errors: list[float], tol: float) -> float:
+    """Return the largest of the eigenvalues' errors over the errors to stop at."""
+    return max(error / _enough(value, tol) for value, error in zip(values, errors, strict=True))
+
+
+def _enough(value: complex, tol: float) -> float:
+    """Return the error to stop at for an eigenvalue: less than what the tolerance asks for.
 
     Two eigenvalues that differ by g look like one, with a residual of g times the start's part along the one over that
     along the other: the less is asked for, the rarer a start that hides the larger one.
     """
-    asked, size, coarse = max(tol * abs(value), _floor(tol)) / 2, abs(value), max(tol, COARSE)
-    return error / min(asked, max(min(RELATIVE * coarse * size, ABSOLUTE * coarse), LEAST))
+    coarse = max(tol, COARSE)
+    return min(_allowed(value, tol) / 2, max(min(RELATIVE * coarse * abs(value), ABSOLUTE * coarse), LEAST))
+
+
+def _allowed(value: complex, tol: float) -> float:
+    """Return the error that the tolerance allows an eigenvalue."""
+    return max(tol * abs(value), _floor(tol))
 
 
 def _next_look(off: float, krylov: Krylov, tol: float) -> int:
@@ -259,9 +268,7 @@ def _certify(found: list[_Eigenvalues], operator: Operator, vectors: Tensor, tol
     values = torch.tensor([one.values for one in found], dtype=torch.complex128)
     for one, residual in zip(found, eigen.residuals(values, wide, images).tolist(), strict=True):
         one.residual, one.error = residual, _errors(residual, one.condition)
-        good = all(
-            error <= max(tol * abs(value), _floor(tol)) for value, error in zip(one.values, one.error, strict=True)
-        )
+        good = all(error <= _allowed(value, tol) for value, error in zip(one.values, one.error, strict=True))
         one.coarse |= one.settled and not good
         one.settled &= good
 
