@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention_chains.chain import gmres
+from attention_chains.chain import certificate, gmres
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.operators import Operator
+from attention_chains.chain.operators import Operator, bouncing, states_at_once
 from attention_chains.chain.precision import full_precision
 
 ACCURACY = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the adjoint system: residual over right-hand side, L1
@@ -57,4 +57,31 @@ def _pull_back(operator: Operator, gradient: Tensor) -> Tensor:
     constant = gmres.constant(operator)
     rows = gmres.without(gradient.to(constant.dtype), constant)
     goal = rows.abs().sum(-1) * ACCURACY[operator.dtype]
-    return gmres.refined(operator.apply_transposed, rows, goal, operator.dtype, constant)[0]
+    return _refined(operator, rows, goal, constant)
+
+
+def _refined(operator: Operator, rhs: Tensor, goal: Tensor, constant: Tensor) -> Tensor:
+    """Solve l (I - P^T) = b, and the correction again, until the residual meets the goal, or nothing more is gained.
+
+    All as rows (*batch, n) in b's type; the Krylov space is first of the operator's own type, then of b's.
+    """
+    solution, residual = torch.zeros_like(rhs), rhs
+    one = torch.ones(1, *(1,) * goal.ndim, dtype=rhs.dtype, device=rhs.device)
+    regular = bool((certificate.contraction(operator) < 1).all())  # else random states could choose a solution
+    together = states_at_once(operator) if regular else 1
+    for dtype in dict.fromkeys((operator.dtype, rhs.dtype)):
+        bounce = bouncing(operator, together, dtype, transposed=True)
+        for _ in range(gmres.CYCLES):
+            unmet = residual.abs().sum(-1) > goal
+            if not unmet.any():
+                return solution
+            within = (goal / 2).where(unmet, torch.inf).unsqueeze(0)
+            step, _ = gmres.solve(bounce, residual.to(dtype), within, one, constant, together)
+            tried = solution + step[0]
+            left = gmres.without(rhs - tried + operator.apply_transposed(tried), constant)
+            better = unmet & (left.abs().sum(-1) < gmres.GAIN * residual.abs().sum(-1))
+            if not better.any():
+                break
+            solution = torch.where(better.unsqueeze(-1), tried, solution)
+            residual = torch.where(better.unsqueeze(-1), left, residual)
+    return solution

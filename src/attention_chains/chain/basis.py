@@ -68,3 +68,14 @@ class Basis:
         part, length, new = image.narrow(2, 0, place), image.narrow(2, place, 1), self.rows.narrow(1, place, 1)
         self._places[place] = made = (behind, behind.mT, part, length, new, part[0, 0])
         return made
+
+
+def random_rows(count: int, n: int, centred: bool) -> Tensor:
+    """Return orthonormal random rows (count, n), after the constant one where it is to be kept out of a basis.
+
+    They are the same for every chain of n tokens, whatever else is in its batch.
+    """
+    columns = torch.ones(n, centred + count, dtype=torch.float64)
+    columns[:, int(centred) :] = torch.randn(count, n, generator=torch.Generator().manual_seed(0)).mT
+    unit, upper = torch.linalg.qr(columns)
+    return (unit * upper.diagonal().sign()).mT

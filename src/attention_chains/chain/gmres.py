@@ -1,7 +1,9 @@
 """GMRES for rows: d (I - alpha M) = b for a batch of maps M, several alphas from one Krylov space.
 
 M and alpha M have the same Krylov space, so the bounces are taken once for all alphas (Frommer and Glässner, SIAM J.
-Sci. Comput. 19, 1998, use it for shifted systems). Nothing is asked of M but to be applied to rows.
+Sci. Comput. 19, 1998, use it for shifted systems). Nothing is asked of M but to be applied to rows. Where it takes
+several at almost the cost of one, random rows are bounced along with b's: the space then grows in more directions, and
+chains that mix slowly need a half to a third of the bounces.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attention_chains.chain.basis import Basis
+from attention_chains.chain.basis import Basis, random_rows
 from attention_chains.chain.operators import Operator, single, widest_dtype
 
-LONGEST = 64  # vectors of a Krylov space: beyond, orthogonalising costs more than the bounces
+LONGEST = 64  # steps of one row: beyond, orthogonalising costs more than the bounces
+LONGEST_BLOCKS = 24  # steps of several rows
 CYCLES = 100  # Krylov spaces, one after the other
 GAIN = 0.97  # a Krylov space that leaves more of the residual than this gains nothing
 LAP = {"cpu": 5, "cuda": 6}  # steps between two looks at the residual, each of which waits for the device
@@ -26,13 +29,15 @@ ALONE = 400  # from so many tokens on, a CPU's cache holds one matrix at most: c
 Map = Callable[[Tensor], Tensor]
 
 
-def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor | None) -> tuple[Tensor, Tensor]:
+def solve(
+    bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor | None, rows: int = 1
+) -> tuple[Tensor, Tensor]:
     """Return d with || d (I - alpha M) - b ||_1 <= goal, or as far as one Krylov space goes.
 
     Parameters
     ----------
     bounce : callable
-        v -> v M for rows (B, 1, n) of the flattened batch, in the rows' own type.
+        v -> v M for rows (B, rows, n) of the flattened batch, in the rows' own type.
     rhs : Tensor
         b, (*batch, n); its type is what everything but the small problems is computed in.
     goal : Tensor
@@ -41,6 +46,8 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
         Fits (alphas, *batch), float64 where the device has it.
     avoid : Tensor, optional
         A unit row (n,) that d is kept orthogonal to: round-off along it would be blown up.
+    rows : int
+        How many rows to bounce at a time, fewer than n.
 
     Returns
     -------
@@ -49,25 +56,29 @@ def solve(bounce: Map, rhs: Tensor, goal: Tensor, alphas: Tensor, avoid: Tensor 
     steps : Tensor
         Bounces until the goal was met, (alphas, *batch), int64.
     """
-    space = _KrylovSpace(rhs, alphas.expand(goal.shape), avoid)
+    space = _KrylovSpace(rhs, alphas.expand(goal.shape), avoid, rows)
     limits = goal.reshape(len(goal), -1)
     steps = torch.zeros(limits.shape, dtype=torch.long, device=goal.device)
     met = (space.norm == 0).mT.expand_as(steps)
-    wait, before = LAP.get(rhs.device.type, LAP["cuda"]), space.norm1()
-    while space.size < LONGEST and not met.all():
+    wait, before = LAP.get(rhs.device.type, LAP["cuda"]) if rows == 1 else 1, space.norm1()
+    while space.steps < space.longest and not met.all():
         for _ in range(wait):
             space.extend(bounce)
-        steps = torch.where(met, steps, space.size)  # a chain that has met its goal keeps its solution
+        steps = torch.where(met, steps, space.steps)  # a chain that has met its goal keeps its solution
         left = space.residual()
         met = met | (left <= limits)
-        if rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE:
-            wait = _due(before, left, limits, space.size, EAGER if rhs.shape[-1] >= DEAR else 1)
+        if rows == 1 and rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE:
+            wait = _due(before, left, limits, space.steps, EAGER if rhs.shape[-1] >= DEAR else 1)
     return space.solution(steps), steps.view(goal.shape)
 
 
 def flat(bounce: Map, shape: torch.Size) -> Map:
-    """Make of a map of rows of a shape (*batch, n) one of rows (B, 1, n)."""
-    return lambda rows: bounce(rows.view(shape)).reshape(-1, 1, shape[-1])
+    """Make of a map of rows (..., *shape) one of several for each of a flattened batch, (B, rows, n)."""
+
+    def flattened(rows: Tensor) -> Tensor:
+        return bounce(rows.movedim(1, 0).reshape(-1, *shape)).reshape(-1, *rows[:, 0].shape).movedim(0, 1)
+
+    return flattened
 
 
 def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int, share: float) -> int:
@@ -87,52 +98,59 @@ def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int, share: float) -
 class _KrylovSpace:
     """Orthonormal rows V spanning b, b M, b M^2, ..., and H with V[:size] M = H^T V (Arnoldi).
 
-    The batch is flat inside, (B, ...), with alphas in front, (S, B, ...).
+    With more than one row at a time, V also spans what random rows become. The batch is flat inside, (B, ...), with
+    alphas in front, (S, B, ...).
     """
 
-    def __init__(self, rhs: Tensor, alphas: Tensor, avoid: Tensor | None):
-        self.shape, self.size = rhs.shape, 0
+    def __init__(self, rhs: Tensor, alphas: Tensor, avoid: Tensor | None, block: int):
+        self.shape, self.block = rhs.shape, block
+        self.steps, self.size = 0, 0  # bounces, and rows bounced
         self.small = torch.device("cpu") if rhs.device.type == "mps" else rhs.device
         self.alphas = alphas.reshape(len(alphas), -1, 1, 1).to(self.small, torch.float64)
         self.held = 0 if avoid is None else 1  # rows in front of V that are only orthogonalised against
         self.least = torch.finfo(rhs.dtype).eps
-        rows, most = without(rhs, avoid).reshape(-1, rhs.shape[-1]), LONGEST + max(*LAP.values(), LONGEST_WAIT)
+        self.longest = LONGEST if block == 1 else LONGEST_BLOCKS
+        rows, most = without(rhs, avoid).reshape(-1, rhs.shape[-1]), self.longest + max(*LAP.values(), LONGEST_WAIT)
         # Its images are H^T: row j is v_j M in terms of V.
-        self.basis = Basis(len(rows), rows.shape[-1], self.held, 1, most, rows.dtype, rows.device)
+        self.basis = Basis(len(rows), rows.shape[-1], self.held, block, most * block, rows.dtype, rows.device)
         if avoid is not None:
             self.basis.rows[:, 0] = avoid
         self.norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (B, 1)
-        torch.div(rows, self.norm.clamp(min=torch.finfo(rows.dtype).tiny), out=self.basis.rows[:, self.held])
+        first = self.basis.rows[:, self.held : self.held + block]
+        torch.div(rows, self.norm.clamp(min=torch.finfo(rows.dtype).tiny), out=first[:, 0])
+        if block > 1:
+            first[:, 1:] = _beside(first[:, :1], avoid is not None, block)
 
     def norm1(self) -> Tensor:
         """L1 norm of b, (1, B)."""
         return (self.basis.rows[:, self.held].abs().sum(-1) * self.norm[:, 0]).unsqueeze(0)
 
     def extend(self, bounce: Map) -> None:
-        """Bounce the last vector and put what is new in it behind."""
-        last = self.held + self.size
-        row, length, new = self.basis.split(bounce(self.basis.rows.narrow(1, last, 1)), last + 1)
-        # Below round-off the space is closed under M; what follows is no more than small, and the solution is exact.
-        torch.div(row, length.clamp_(min=self.least), out=new)
-        self.size += 1
+        """Bounce the newest rows and put what is new in them behind."""
+        last, block = self.held + self.size, self.block
+        images = bounce(self.basis.rows.narrow(1, last, block))
+        for index in range(block):
+            row, length, new = self.basis.split(images.narrow(1, index, 1), last + block + index)
+            # Below round-off the space is closed under M; what follows is no more than small, and the solution exact.
+            torch.div(row, length.clamp_(min=self.least), out=new)
+        self.steps, self.size = self.steps + 1, self.size + block
 
     def residual(self) -> Tensor:
-        """L1 norm of b - d (I - alpha M) for the best d in the space, (S, B), without solving for d.
-
-        The residual is b's part along the row g that the small system (I - alpha H) cannot reach.
-        """
-        system = self._system()  # (S, B, size + 1, size), one row more than triangular
-        g = torch.linalg.solve_triangular(system[..., 1:, :].mT, system[..., :1, :].mT, upper=False)
-        g = torch.nn.functional.pad(-g.squeeze(-1), (1, 0), value=1)  # (S, B, size + 1)
-        g = g / g.square().sum(-1, keepdim=True)
-        return self._combined(g).abs().sum(-1)
+        """L1 norm of b - d (I - alpha M) for the best d in the space, (S, B), without solving for d."""
+        q, _ = self._factors = torch.linalg.qr(self._system())
+        left = -(q @ q[..., :1, :].mT).squeeze(-1)  # b is |b| times the first row
+        left[..., 0] += 1
+        return self._combined(left).abs().sum(-1)
 
     def solution(self, steps: Tensor) -> Tensor:
-        """Return the best d after as many steps, (S, *batch, n); `steps` (S, B) may differ from chain to chain."""
+        """Return the best d after as many steps, (S, *batch, n); `steps` (S, B) may differ from chain to chain.
+
+        The last step must be one that the residual was asked for.
+        """
         if self.size == 0:
             return self.basis.rows.new_zeros(*steps.shape[:1], *self.shape)
-        q, r = torch.linalg.qr(self._system())
-        reached = torch.arange(self.size, device=self.small) < steps.to(self.small).unsqueeze(-1)
+        q, r = self._factors
+        reached = torch.arange(self.size, device=self.small) < self.block * steps.to(self.small).unsqueeze(-1)
         first = (q[..., 0, :] * reached).unsqueeze(-1)  # Q^T e_1; R is triangular, so the rest stays zero
         y = torch.linalg.solve_triangular(r, first, upper=True).squeeze(-1)
         return self._combined(y).reshape(-1, *self.shape)
@@ -144,39 +162,21 @@ class _KrylovSpace:
         return torch.bmm(weights.transpose(0, 1), vectors).transpose(0, 1)
 
     def _system(self) -> Tensor:
-        """I - alpha H, (S, B, size + 1, size)."""
-        h = self.basis.images[:, : self.size, self.held : self.held + self.size + 1].mT.to(self.small, torch.float64)
-        return torch.eye(self.size + 1, self.size, dtype=torch.float64, device=self.small) - self.alphas * h
+        """I - alpha H, (S, B, size + block, size)."""
+        size, every = self.size, self.size + self.block
+        h = self.basis.images[:, :size, self.held : self.held + every].mT.to(self.small, torch.float64)
+        return torch.eye(every, size, dtype=torch.float64, device=self.small) - self.alphas * h
 
 
-def refined(bounce: Map, rhs: Tensor, goal: Tensor, fast: torch.dtype, avoid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Solve d (I - M) = b in the type `fast`, and the correction again, until the residual, in b's type, meets `goal`.
+def _beside(unit: Tensor, centred: bool, block: int) -> Tensor:
+    """Return rows (B, block - 1, n) that are orthonormal to each other and to the unit rows (B, 1, n).
 
-    Here `bounce` maps rows (*batch, n) like b.
-
-    Returns
-    -------
-    d, residual : Tensor
-        As b, (*batch, n) both; the goal, (*batch,), is missed where the type or the Krylov space gains nothing more.
+    Random rows, the same for all, are reflected by what takes the first of them to the unit row.
     """
-    solution, residual = torch.zeros_like(rhs), without(rhs, avoid)
-    one = torch.ones(1, *(1,) * goal.ndim, dtype=widest_dtype(rhs.device), device=rhs.device)
-    for dtype in dict.fromkeys((fast, rhs.dtype)):
-        for _ in range(CYCLES):
-            unmet = residual.abs().sum(-1) > goal
-            if not unmet.any():
-                return solution, residual
-            step, _ = solve(
-                flat(bounce, rhs.shape), residual.to(dtype), (goal / 2).where(unmet, torch.inf).unsqueeze(0), one, avoid
-            )
-            tried = solution + step[0]
-            left = without(rhs - tried + bounce(tried), avoid)
-            better = unmet & (left.abs().sum(-1) < GAIN * residual.abs().sum(-1))
-            if not better.any():
-                break
-            solution = torch.where(better.unsqueeze(-1), tried, solution)
-            residual = torch.where(better.unsqueeze(-1), left, residual)
-    return solution, residual
+    rows = random_rows(block, unit.shape[-1], centred)[int(centred) :].to(unit)
+    turned = torch.where((unit * rows[:1]).sum(-1, keepdim=True) > 0, -unit, unit)  # the farther of both: no cancelling
+    normal = rows[:1] - turned
+    return rows[1:] - 2 * (rows[1:] @ normal.mT) / normal.square().sum(-1, keepdim=True) * normal
 
 
 def without(rows: Tensor, avoid: Tensor | None) -> Tensor:

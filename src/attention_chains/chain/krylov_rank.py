@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import certificate, gmres
-from attention_chains.chain.operators import DenseOperator, Operator, bouncing, normalised, single, widest_dtype
+from attention_chains.chain.operators import (
+    DenseOperator,
+    Operator,
+    bouncing,
+    normalised,
+    single,
+    states_at_once,
+    widest_dtype,
+)
 from attention_chains.chain.power import l1
 
 MARGIN = 0.75  # share of a residual's goal that a Krylov space in the chain's own type is to meet: it rounds off
@@ -70,6 +78,12 @@ class TeleportFamily:
         shrinks = rates * certificate.contraction(base)
         return cls(base, rates, target, shrinks, gmres.constant(base), certificate.coarseness(base))
 
+    @property
+    def together(self) -> int:
+        """States to bounce at a time. Of chains that may not be regular, random ones could change the limit."""
+        regular = self.base.matrix_free and bool((self.contraction < 1).all())
+        return states_at_once(self.base) if regular else 1
+
     def bounced(self, state: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:
         """Make a distribution of a state, and bounce it once: in float64, or nearly so if that slack is allowed."""
         state = normalised(state.clamp(min=0))
@@ -94,9 +108,8 @@ class TeleportFamily:
         start = self.target.to(self.base.dtype)
         rhs = self.base.apply(start) - start  # (*batch, n)
         limit = torch.maximum(MARGIN * goal, _reach(rhs))
-        step, bounces = gmres.solve(
-            bouncing(self.base, 1, rhs.dtype), rhs, limit / self.alphas, self.alphas, self.constant
-        )
+        bounce = bouncing(self.base, self.together, rhs.dtype)
+        step, bounces = gmres.solve(bounce, rhs, limit / self.alphas, self.alphas, self.constant, self.together)
         return self.bounced(self.target + self.alphas.unsqueeze(-1) * step, bounces + 2, goal / 4)
 
     def _is_direct(self) -> bool:
@@ -141,8 +154,9 @@ class TeleportFamily:
         """Return d with d (I - alpha A) = residual, and the bounces that it took."""
         rhs = iterate.residual.to(dtype)
         goal = torch.maximum(target / 2, _reach(rhs)).where(unmet, torch.inf)  # no steps where nothing is to gain
+        goal, rates = goal.unsqueeze(0), self.alphas.unsqueeze(0)  # every alpha's right-hand side is its own
         bounce = gmres.flat(self.base.apply, rhs.shape)
-        step, bounces = gmres.solve(bounce, rhs, goal.unsqueeze(0), self.alphas.unsqueeze(0), self.constant)
+        step, bounces = gmres.solve(bounce, rhs, goal, rates, self.constant, self.together)
         return step[0].to(iterate.state.dtype), bounces[0] + 1
 
     def _stepped(self, iterate: Iterate, step: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:

@@ -21,6 +21,7 @@ from attention_chains.chain.precision import full_precision, is_reduced
 CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64, or multiplied, at a time
 BLOCK = 16  # rows that `apply_in_blocks` multiplies in the matrix's own type
 BEYOND = 6 * 2**20  # entries of a matrix that are more than a CPU's caches keep
+RIDERS = 7  # states that ride along with one at a quarter of its cost, where each bounce computes the matrix anew
 
 
 class Operator(Protocol):
@@ -78,6 +79,11 @@ def single(operator: Operator, index: int) -> Operator:
         index, at = divmod(index, size)
         operator = operator.select(len(operator.batch_shape) - 1, at)
     return operator
+
+
+def states_at_once(operator: Operator) -> int:
+    """Return how many states of a chain a Krylov method is to bounce at a time."""
+    return min(1 + RIDERS, max(1, operator.n - 1)) if operator.matrix_free else 1
 
 
 def row_sums(matrix: Tensor) -> Tensor:
