@@ -1,6 +1,6 @@
 """Speed, error and memory of the chain core beside what a user would pick instead: `make bench`.
 
-    python benchmarks/chain.py [--device cuda] [--only lambda2 tokenrank pagerank memory growth] [--quick]
+    python benchmarks/chain.py [--device cuda] [--only lambda2 tokenrank pagerank memory fused growth] [--quick]
 
 Both sides alternate in one run, on one thread of a CPU or on a GPU. The figures go to results/benchmarks, one JSON file
 a device; the table and the plots beside it are drawn from whatever devices have been measured. `--quick` leaves out
@@ -38,12 +38,13 @@ FOLDER = ROOT / "results" / "benchmarks"
 ALPHA = 0.99
 TASKS = ((ALPHA, 5e-4), (0.999, 5e-4), (ALPHA, 1e-5))  # alpha, and the L1 error asked for; the last is the default
 SLOW = 100  # power steps
-REFERENCES = 3  # heads whose error is measured above 2000 tokens: a float64 reference there takes half a minute
+REFERENCES = 3  # heads whose lambda2's error is measured above 2000 tokens: all eigenvalues there take half a minute
 LAMBDA2_SIZES = ((12, 197), (144, 197), (12, 901), (24, 1280), (8, 4096))
 TOKENRANK_SIZES = (197, 901, 1280, 4096)
 GROWTH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 MEAN_HEADS, MEAN_TOKENS, MEAN_MAPS = 24, 1280, 20
 FUSED_TOKENS, FUSED_CHANNELS = 16384, 64
+SOLVED_TOKENS = 4096  # of the matrix-free chains whose TokenRank and lambda2 are measured
 Rows = list[dict[str, object]]
 
 
@@ -84,22 +85,27 @@ def tokenrank(device: str, quick: bool) -> Rows:
     """TokenRank of structured heads, one at a time, against the classical power method: slow and quick ones apart."""
     rows: Rows = []
     for n in tqdm(TOKENRANK_SIZES[:2] if quick else TOKENRANK_SIZES, desc="tokenrank", disable=None):
-        for (name, matrices), (alpha, tol) in product(by_mixing(n, device).items(), TASKS):
+        groups = by_mixing(n, device)
+        alphas = {alpha for alpha, _ in TASKS}
+        truth = {name: {alpha: [solved(m, alpha) for m in ms] for alpha in alphas} for name, ms in groups.items()}
+        for (name, matrices), (alpha, tol) in product(groups.items(), TASKS):
             chains = [AttentionChain(matrix).teleport(alpha) for matrix in matrices]
             works: dict[str, Callable[[], object]] = {
                 "ours": lambda chains=chains, tol=tol: [chain.tokenrank(tol=tol) for chain in chains],
                 "power": lambda matrices=matrices, alpha=alpha: [peers.power_method(m, alpha) for m in matrices],
             }
             times = in_turn(works, 5 if n < 2000 else 3, device)
-            error, peer_error = tokenrank_errors(matrices, alpha, tol)
+            known = truth[name][alpha]
+            ours = [AttentionChain(matrix).teleport(alpha).tokenrank(tol=tol) for matrix in matrices]
+            theirs = [peers.power_method(matrix, alpha)[0] for matrix in matrices]
             rows.append(
                 {
                     "operation": f"TokenRank at {alpha:g} to {tol:g} vs power method, {name} heads",
                     "size": str(n),
                     "heads": len(matrices),
                     "ratio": ratio(times, "power", "ours"),
-                    "error": error,
-                    "peer_error": peer_error,
+                    "error": largest_off(ours, known),
+                    "peer_error": largest_off(theirs, known),
                 }
             )
     return rows
@@ -109,21 +115,16 @@ def by_mixing(n: int, device: str) -> dict[str, list[Tensor]]:
     """Heads of the kinds with structure: those that take the power method SLOW steps or more, and the others."""
     found: dict[str, list[Tensor]] = {"slowly mixing": [], "quickly mixing": []}
     for kind in ("clustered", "local", "shift", "cycle"):
-        for seed in range(8 if n < 2000 else 3):
+        for seed in range(8):
             head = heads(kind, n, seed)[0].to(device)
             slow = peers.power_method(head, ALPHA)[1] >= SLOW
             found["slowly mixing" if slow else "quickly mixing"].append(head)
     return {name: matrices for name, matrices in found.items() if matrices}
 
 
-def tokenrank_errors(matrices: list[Tensor], alpha: float, tol: float) -> tuple[float, float]:
-    """Largest L1 errors: ours, and the power method's."""
-    ours, theirs = [], []
-    for matrix in matrices[:REFERENCES] if len(matrices[0]) > 2000 else matrices:
-        truth = solved(matrix, alpha)
-        ours.append(AttentionChain(matrix).teleport(alpha).tokenrank(tol=tol).double() - truth)
-        theirs.append(peers.power_method(matrix, alpha)[0].double() - truth)
-    return tuple(max(off.abs().sum().item() for off in each) for each in (ours, theirs))
+def largest_off(ranks: list[Tensor], known: list[Tensor]) -> float:
+    """Return the largest L1 error."""
+    return max((rank.double() - right).abs().sum().item() for rank, right in zip(ranks, known, strict=True))
 
 
 def solved(matrix: Tensor, alpha: float) -> Tensor:
@@ -223,6 +224,41 @@ def memory(device: str, quick: bool) -> Rows:
     return rows
 
 
+def fused(device: str, quick: bool) -> Rows:
+    """TokenRank and lambda2 from q and k: matrix-free, over forming the matrix first; of random and of local heads."""
+    n = SOLVED_TOKENS // 4 if quick else SOLVED_TOKENS
+    rows: Rows = []
+    for name, (q, k) in {"random": queries_and_keys(n, device), "local": positions(n, device)}.items():
+        methods = {
+            "TokenRank at 0.99 to 0.0005": lambda chain: chain.teleport(ALPHA).tokenrank(tol=5e-4).double(),
+            "lambda2": lambda chain: chain.lambda2().double(),
+        }
+        for what, method in methods.items():
+            works = {
+                storage: lambda storage=storage, method=method, q=q, k=k: method(
+                    AttentionChain.from_qk(q, k, storage=storage)
+                )
+                for storage in ("fused", "dense")
+            }
+            times = in_turn(works, 3, device)
+            off = (works["fused"]() - works["dense"]()).abs().sum().item()
+            row = {"operation": f"matrix-free {what}, time / dense, {name} head", "size": str(n)}
+            rows.append(row | {"ratio": ratio(times, "fused", "dense"), "error": off})
+    return rows
+
+
+def positions(n: int, device: str) -> tuple[Tensor, Tensor]:
+    """Return q and k, (n, 64), of a head that attends to nearby positions, by sines and cosines of random frequencies.
+
+    Its lambda2 is 0.998.
+    """
+    place = torch.arange(n, dtype=torch.float64).unsqueeze(1) / n
+    frequencies = 12 * torch.randn(FUSED_CHANNELS // 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    waves = torch.cat([torch.cos(place * frequencies), torch.sin(place * frequencies)], 1)
+    both = (2 * waves).float().to(device)  # the logits q k^T / 8 are 16 at most
+    return both, both
+
+
 def growth(device: str, quick: bool) -> Rows:
     """Time and extra memory of one bounce against n, dense and matrix-free."""
     rows: Rows = []
@@ -236,7 +272,14 @@ def growth(device: str, quick: bool) -> Rows:
     return rows
 
 
-SECTIONS = {"lambda2": lambda2, "tokenrank": tokenrank, "pagerank": pagerank, "memory": memory, "growth": growth}
+SECTIONS = {
+    "lambda2": lambda2,
+    "tokenrank": tokenrank,
+    "pagerank": pagerank,
+    "memory": memory,
+    "fused": fused,
+    "growth": growth,
+}
 
 
 def machine(device: str) -> str:

@@ -57,19 +57,21 @@ def solve(
         Bounces until the goal was met, (alphas, *batch), int64.
     """
     space = _KrylovSpace(rhs, alphas.expand(goal.shape), avoid, rows)
-    limits = goal.reshape(len(goal), -1)
-    steps = torch.zeros(limits.shape, dtype=torch.long, device=goal.device)
-    met = (space.norm == 0).mT.expand_as(steps)
-    wait, before = LAP.get(rhs.device.type, LAP["cuda"]) if rows == 1 else 1, space.norm1()
-    while space.steps < space.longest and not met.all():
+    goals, before = goal.flatten().tolist(), space.norm1().expand(len(goal), -1).flatten().tolist()
+    still = [place for place, (size, enough) in enumerate(zip(before, goals, strict=True)) if size > enough]
+    steps, wait = [0] * len(goals), LAP.get(rhs.device.type, LAP["cuda"]) if rows == 1 else 1
+    while still and space.steps < space.longest:
         for _ in range(wait):
             space.extend(bounce)
-        steps = torch.where(met, steps, space.steps)  # a chain that has met its goal keeps its solution
-        left = space.residual()
-        met = met | (left <= limits)
+        left = space.residual().flatten().tolist()
+        for place in still:
+            steps[place] = space.steps
+        still = [place for place in still if not left[place] <= goals[place]]  # the others keep their solutions
         if rows == 1 and rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE:
-            wait = _due(before, left, limits, space.steps, EAGER if rhs.shape[-1] >= DEAR else 1)
-    return space.solution(steps), steps.view(goal.shape)
+            falls = [(before[place], left[place], goals[place]) for place in still]
+            wait = _due(falls, space.steps, EAGER if rhs.shape[-1] >= DEAR else 1)
+    taken = torch.tensor(steps, device=goal.device).view(goal.shape)
+    return space.solution(taken.view(len(goal), -1)), taken
 
 
 def flat(bounce: Map, shape: torch.Size) -> Map:
@@ -81,17 +83,16 @@ def flat(bounce: Map, shape: torch.Size) -> Map:
     return flattened
 
 
-def _due(before: Tensor, left: Tensor, goal: Tensor, taken: int, share: float) -> int:
+def _due(falls: list[tuple[float, float, float]], taken: int, share: float) -> int:
     """Return a share, 1 to LONGEST_WAIT, of the steps after which residuals meet their goals if they fall as before.
 
-    Only for a chain that is solved alone: in a batch, one chain's steps must not depend on another's. All of its
-    alphas take the steps of the slowest.
+    Each was something at first, is something now, and has a goal. Only for a chain that is solved alone: in a batch,
+    one chain's steps must not depend on another's. All of its alphas take the steps of the slowest.
     """
-    began = before.expand_as(left).flatten().tolist()
     waits = [1.0]
-    for first, now, wanted in zip(began, left.flatten().tolist(), goal.flatten().tolist(), strict=True):
-        if now > wanted:
-            waits.append(share * math.log(wanted / now) / (math.log(min(now / first, 0.999)) / taken))
+    for first, now, goal in falls:
+        if now > goal > 0:
+            waits.append(share * math.log(goal / now) / (math.log(min(now / first, 0.999)) / taken))
     return math.ceil(min(max(waits), LONGEST_WAIT))
 
 
