@@ -106,14 +106,15 @@ class _KrylovSpace:
     def __init__(self, rhs: Tensor, alphas: Tensor, avoid: Tensor | None, block: int):
         self.shape, self.block = rhs.shape, block
         self.steps, self.size = 0, 0  # bounces, and rows bounced
-        self.small = torch.device("cpu") if rhs.device.type == "mps" else rhs.device
+        self.small = torch.device("cpu") if rhs.device.type == "mps" or block > 1 else rhs.device
         self.alphas = alphas.reshape(len(alphas), -1, 1, 1).to(self.small, torch.float64)
         self.held = 0 if avoid is None else 1  # rows in front of V that are only orthogonalised against
         self.least = torch.finfo(rhs.dtype).eps
         self.longest = LONGEST if block == 1 else LONGEST_BLOCKS
-        rows, most = without(rhs, avoid).reshape(-1, rhs.shape[-1]), self.longest + max(*LAP.values(), LONGEST_WAIT)
+        most = block * (self.longest + (max(*LAP.values(), LONGEST_WAIT) if block == 1 else 0))  # rows to be bounced
+        rows = without(rhs, avoid).reshape(-1, rhs.shape[-1])
         # Its images are H^T: row j is v_j M in terms of V.
-        self.basis = Basis(len(rows), rows.shape[-1], self.held, block, most * block, rows.dtype, rows.device)
+        self.basis = Basis(len(rows), rows.shape[-1], self.held, block, most, rows.dtype, rows.device)
         if avoid is not None:
             self.basis.rows[:, 0] = avoid
         self.norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # (B, 1)
@@ -138,19 +139,25 @@ class _KrylovSpace:
 
     def residual(self) -> Tensor:
         """L1 norm of b - d (I - alpha M) for the best d in the space, (S, B), without solving for d."""
-        q, _ = self._factors = torch.linalg.qr(self._system())
-        left = -(q @ q[..., :1, :].mT).squeeze(-1)  # b is |b| times the first row
-        left[..., 0] += 1
-        return self._combined(left).abs().sum(-1)
+        return self._combined(self._unreached()).abs().sum(-1)
+
+    def _unreached(self) -> Tensor:
+        """Return what of the first unit row the small system I - alpha H cannot reach, (S, B, size + block)."""
+        system = self._system()
+        if self.block > 1:
+            q = torch.linalg.qr(system).Q
+            reached = (q @ q[..., :1, :].mT).squeeze(-1)
+            return torch.nn.functional.one_hot(torch.tensor(0), reached.shape[-1]) - reached
+        # It has one row more than a triangular one: only one row g is beyond it, found without QR, slow on a GPU.
+        g = torch.linalg.solve_triangular(system[..., 1:, :].mT, system[..., :1, :].mT, upper=False)
+        g = torch.nn.functional.pad(-g.squeeze(-1), (1, 0), value=1)
+        return g / g.square().sum(-1, keepdim=True)
 
     def solution(self, steps: Tensor) -> Tensor:
-        """Return the best d after as many steps, (S, *batch, n); `steps` (S, B) may differ from chain to chain.
-
-        The last step must be one that the residual was asked for.
-        """
+        """Return the best d after as many steps, (S, *batch, n); `steps` (S, B) may differ from chain to chain."""
         if self.size == 0:
             return self.basis.rows.new_zeros(*steps.shape[:1], *self.shape)
-        q, r = self._factors
+        q, r = torch.linalg.qr(self._system())
         reached = torch.arange(self.size, device=self.small) < self.block * steps.to(self.small).unsqueeze(-1)
         first = (q[..., 0, :] * reached).unsqueeze(-1)  # Q^T e_1; R is triangular, so the rest stays zero
         y = torch.linalg.solve_triangular(r, first, upper=True).squeeze(-1)
