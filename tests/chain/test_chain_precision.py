@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention_chains.chain import AttentionChain, operators
+from attention_chains.chain import AttentionChain, products
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 
@@ -116,7 +116,7 @@ def test_a_matrix_larger_than_the_caches_bounces_few_states_alike(states, dtype,
     chain = AttentionChain.from_scores(torch.randn(300, 300, generator=generator, dtype=dtype))
     start = torch.rand(states, 300, generator=generator, dtype=dtype).softmax(-1)
     expected = start.double() @ chain.matrix().double()
-    monkeypatch.setattr(operators, "BEYOND", 0)
-    monkeypatch.setitem(operators.CHUNK, "cpu", 64 * 300)
+    monkeypatch.setattr(products, "BEYOND", 0)
+    monkeypatch.setitem(products.CHUNK, "cpu", 64 * 300)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-14
     torch.testing.assert_close(chain.step(start).double(), expected, atol=0, rtol=tolerance)

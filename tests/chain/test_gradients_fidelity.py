@@ -5,7 +5,7 @@ import torch
 from heads import drift, heads
 from torch.autograd import gradcheck
 
-from attention_chains.chain import AttentionChain, ChainError, operators
+from attention_chains.chain import AttentionChain, ChainError, products
 
 TOL = 1e-13
 ASK = {
@@ -126,7 +126,7 @@ def test_gradients_pass_matrices_that_are_widened_in_pieces(monkeypatch):
         return leaf.grad
 
     whole = gradient()
-    monkeypatch.setitem(operators.CHUNK, "cpu", 2 * 2 * 12)
+    monkeypatch.setitem(products.CHUNK, "cpu", 2 * 2 * 12)
     torch.testing.assert_close(gradient(), whole)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_chains.chain import AttentionChain, ChainError, operators
+from attention_chains.chain import AttentionChain, ChainError, products
 from attention_chains.chain.rectangular import queries_and_keys
 
 
@@ -30,7 +30,7 @@ crosses = st.builds(
 
 @pytest.fixture(autouse=True, params=[8, 2**18], ids=["many pieces", "one piece"])
 def pieces(request, monkeypatch):
-    monkeypatch.setitem(operators.CHUNK, "cpu", request.param)
+    monkeypatch.setitem(products.CHUNK, "cpu", request.param)
 
 
 few = settings(max_examples=10)

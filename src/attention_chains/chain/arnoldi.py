@@ -18,15 +18,8 @@ from torch import Tensor
 from attention_chains.chain import eigen
 from attention_chains.chain.basis import Basis, random_rows
 from attention_chains.chain.eigen import by_modulus, ordered, real_span, small_eigen, sorted_eigen
-from attention_chains.chain.operators import (
-    DenseOperator,
-    Operator,
-    bounce_rows,
-    bouncing,
-    states_at_once,
-    widest_dtype,
-)
-from attention_chains.chain.precision import full_precision
+from attention_chains.chain.operators import DenseOperator, Operator, bounce_rows, bouncing, states_at_once
+from attention_chains.chain.precision import full_precision, widest_dtype
 
 LOST = 8  # round-offs of an image as long as images can be: what is left of one below that is noise
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet

@@ -17,7 +17,8 @@ from torch import Tensor
 from attention_chains.chain import gmres
 from attention_chains.chain.derived import Averaged, Lazy, Outgoing, Product, Teleported, Wrapped
 from attention_chains.chain.fused import FusedOperator
-from attention_chains.chain.operators import Operator, widest_dtype
+from attention_chains.chain.operators import Operator
+from attention_chains.chain.precision import widest_dtype
 
 CYCLES = 4  # Krylov spaces to spend on hitting times; where they do not do, classes are all but closed
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from attention_chains.chain import stationary
 from attention_chains.chain.doubling import SETTLED
-from attention_chains.chain.operators import Operator, matmul, normalised, single, widest_dtype
+from attention_chains.chain.operators import Operator, normalised, single
 from attention_chains.chain.power import l1, looks
+from attention_chains.chain.precision import widest_dtype
+from attention_chains.chain.products import matmul
 
 NEVER = torch.iinfo(torch.int64).max  # more than any number of bounces, so that it sorts and compares as it should
 MAX_SQUARINGS = 50

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention_chains.chain.operators import Operator, matmul, normalised, widest_dtype
+from attention_chains.chain.operators import Operator, normalised
+from attention_chains.chain.precision import widest_dtype
+from attention_chains.chain.products import matmul
 
 
 @dataclass(eq=False)

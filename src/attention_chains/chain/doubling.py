@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain.derived import Lazy
-from attention_chains.chain.operators import Operator, matmul, normalised, widest_dtype
+from attention_chains.chain.operators import Operator, normalised
+from attention_chains.chain.precision import widest_dtype
+from attention_chains.chain.products import matmul
 
 MAX_DOUBLINGS = 1100  # the smallest leak that float64 can hold, 2^-1074, has grown to one by then
 SETTLED = 1e-10  # relative change of an entry that is round-off; a leak's entries double

@@ -10,7 +10,8 @@ from torch import Tensor
 from attention_chains.chain import validation
 from attention_chains.chain.derived import Wrapped
 from attention_chains.chain.fused import FusedOperator
-from attention_chains.chain.operators import DenseOperator, Operator, widest_dtype
+from attention_chains.chain.operators import DenseOperator, Operator
+from attention_chains.chain.precision import widest_dtype
 
 
 def drop(operator: Operator, keep: Tensor) -> Operator:

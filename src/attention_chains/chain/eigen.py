@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.operators import DenseOperator, Operator, single, widest_dtype
+from attention_chains.chain.operators import DenseOperator, Operator, single
+from attention_chains.chain.precision import widest_dtype
 
 BATCH = {"cpu": 2**21, "cuda": 2**31}  # entries of the matrices that are bounced at once
 APART = 512  # tokens from which a CPU bounces chain by chain as fast as a batch

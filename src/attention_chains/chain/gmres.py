@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain.basis import Basis, random_rows
-from attention_chains.chain.operators import Operator, single, widest_dtype
+from attention_chains.chain.operators import Operator, single
+from attention_chains.chain.precision import widest_dtype
 
 LONGEST = 64  # steps of one row: beyond, orthogonalising costs more than the bounces
 LONGEST_BLOCKS = 24  # steps of several rows

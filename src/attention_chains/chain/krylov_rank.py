@@ -17,16 +17,9 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import certificate, gmres
-from attention_chains.chain.operators import (
-    DenseOperator,
-    Operator,
-    bouncing,
-    normalised,
-    single,
-    states_at_once,
-    widest_dtype,
-)
+from attention_chains.chain.operators import DenseOperator, Operator, bouncing, normalised, single, states_at_once
 from attention_chains.chain.power import l1
+from attention_chains.chain.precision import widest_dtype
 
 MARGIN = 0.75  # share of a residual's goal that a Krylov space in the chain's own type is to meet: it rounds off
 DIRECT = {"cpu": 320}  # tokens of a dense chain up to which LU is faster; not measured on other devices

@@ -15,7 +15,8 @@ from torch import Tensor
 from attention_chains.chain import arnoldi
 from attention_chains.chain.crispness import crispest
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.operators import Operator, normalised, widest_dtype
+from attention_chains.chain.operators import Operator, normalised
+from attention_chains.chain.precision import widest_dtype
 
 EQUAL = 1e-6  # spectral gaps count as equal within this
 

@@ -8,7 +8,7 @@ a few rows at a time, so that certified results need no second matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,11 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attention_chains.chain.precision import full_precision, is_reduced
+from attention_chains.chain.products import bags_suit, in_bags, matmul, row_sums, row_times, rows_times, wide_rows
 
-CHUNK = {"cpu": 2**18, "cuda": 2**24}  # entries of a matrix that are converted to float64, or multiplied, at a time
 BLOCK = 16  # rows that `apply_in_blocks` multiplies in the matrix's own type
-BEYOND = 6 * 2**20  # entries of a matrix that are more than a CPU's caches keep
 RIDERS = 7  # states that ride along with one at a quarter of its cost, where each bounce computes the matrix anew
 
 
@@ -68,11 +66,6 @@ def normalised(values: Tensor) -> Tensor:
     return values / values.sum(-1, keepdim=True)
 
 
-def widest_dtype(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on MPS, which has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def single(operator: Operator, index: int) -> Operator:
     """Return one chain of the batch, by its index in the flattened batch."""
     for size in operator.batch_shape[::-1]:
@@ -84,68 +77,6 @@ def single(operator: Operator, index: int) -> Operator:
 def states_at_once(operator: Operator) -> int:
     """Return how many states of a chain a Krylov method is to bounce at a time."""
     return min(1 + RIDERS, max(1, operator.n - 1)) if operator.matrix_free else 1
-
-
-def row_sums(matrix: Tensor) -> Tensor:
-    """Sum the rows of (..., n, m) in float64, where the device has it, a few of them at a time: (..., n)."""
-    return torch.cat([rows.sum(-1) for _, rows in wide_rows(matrix, widest_dtype(matrix.device))], -1)
-
-
-def wide_rows(matrix: Tensor, dtype: torch.dtype, times: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Go through the rows of (..., n, m), a few of them at a time in a wider type: their place, and (..., few, m).
-
-    All come in one buffer, unless a gradient needs them, of the matrix or of the states that they are multiplied by,
-    `times`: pieces allocated anew fragment a CPU's heap until it has grown by the whole matrix.
-    """
-    keep = torch.is_grad_enabled() and (matrix.requires_grad or (times is not None and times.requires_grad))
-    buffer = None
-    for rows in row_chunks(matrix):
-        piece = matrix[..., rows, :]
-        if keep:
-            yield rows, piece.to(dtype)
-        else:
-            if buffer is None:
-                buffer = torch.empty(piece.shape, dtype=dtype, device=matrix.device)
-            yield rows, buffer[..., : piece.shape[-2], :].copy_(piece.detach())
-
-
-def row_chunks(matrix: Tensor) -> Iterator[slice]:
-    """Cut the rows of (..., n, m) so that no piece of the whole batch has many more than CHUNK entries."""
-    n = matrix.shape[-2]
-    per_row = max(1, matrix[..., 0, :].numel())
-    step = max(1, CHUNK.get(matrix.device.type, CHUNK["cpu"]) // per_row)
-    return (slice(first, min(first + step, n)) for first in range(0, n, step))
-
-
-def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply in the operands' own type, even inside an autocast region and where TF32 is on."""
-    if not is_reduced(left.device):
-        return left @ right
-    with full_precision(left.device):
-        return left @ right
-
-
-def rows_times(state: Tensor, matrix: Tensor) -> Tensor:
-    """Return v A for states (..., *batch, n) and matrices (*batch, n, m), never repeating a matrix per state."""
-    extra = state.ndim + 1 - matrix.ndim
-    if extra == 1 and matrix.ndim == 2:
-        return _few_rows_times(state, matrix)
-    if extra <= 0:
-        return matmul(state.unsqueeze(-2), matrix).squeeze(-2)
-    rows = state.flatten(0, extra - 1).movedim(0, -2)  # (*batch, states, n)
-    return matmul(rows, matrix).movedim(-2, 0).unflatten(0, state.shape[:extra])
-
-
-def _few_rows_times(state: Tensor, matrix: Tensor) -> Tensor:
-    """Return v A for states (states, n). A CPU reads a matrix anew for each of two or three; here its cache serves."""
-    large = 1 < len(state) < 4 and matrix.numel() > BEYOND and matrix.device.type == "cpu"
-    if not large or (torch.is_grad_enabled() and (state.requires_grad or matrix.requires_grad)):
-        return matmul(state, matrix)
-    total = state.new_zeros(len(state), matrix.shape[1])
-    with full_precision(matrix.device):
-        for rows in row_chunks(matrix):
-            total.addmm_(state[:, rows], matrix[rows])
-    return total
 
 
 @dataclass(eq=False)
@@ -214,8 +145,10 @@ class DenseOperator:
         Blocks of rows are multiplied in the matrix's own type and their sums added in float64: on a CPU that costs a
         quarter of widening the matrix.
         """
-        whole = self.n // BLOCK * BLOCK
         rows = (state * self.scale.to(state.dtype)).to(self.dtype)
+        if len(rows) == 1 and bags_suit(self.matrix):
+            return in_bags(rows[0], self.matrix, BLOCK).sum(0, dtype=state.dtype).unsqueeze(0)
+        whole = self.n // BLOCK * BLOCK
         blocks = rows[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)  # (blocks, states, BLOCK)
         sums = matmul(blocks, self.matrix[:whole].unflatten(0, (-1, BLOCK)))
         return sums.sum(0, dtype=state.dtype) + matmul(rows[:, whole:], self.matrix[whole:])
@@ -262,9 +195,14 @@ def bouncing(
         return partial(bounce_rows, operator, transposed=transposed)
     n = operator.n
     matrix, scale = operator.matrix.reshape(-1, n, n), operator.scale.reshape(-1, 1, n)
-    if ((scale - 1).abs() <= torch.finfo(dtype).eps).all():  # no more than what storing the matrix rounded off
-        return lambda rows: torch.bmm(rows, matrix.mT if transposed else matrix)
+    off = (scale - 1).abs()
+    plain = bool((off <= torch.finfo(dtype).eps).all())  # no more than what storing the matrix rounded off
     scale = scale.to(dtype)
+    if not transposed and len(matrix) == 1 and bags_suit(matrix[0]):
+        one = matrix[0]
+        return lambda rows: row_times((rows if plain else rows * scale).view(n), one).view(1, 1, n)
+    if plain:
+        return lambda rows: torch.bmm(rows, matrix.mT if transposed else matrix)
     if transposed:
         return lambda rows: torch.bmm(rows, matrix.mT).mul_(scale)
     return lambda rows: torch.bmm(rows * scale, matrix)

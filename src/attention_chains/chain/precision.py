@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import torch
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def is_reduced(device: torch.device) -> bool:
     """Whether torch is set to multiply float32 more coarsely than float32: by autocast, or by TF32 on CUDA."""
     return torch.is_autocast_enabled(device.type) or _is_tf32(device)

@@ -12,8 +12,8 @@ from torch import Tensor
 from attention_chains.chain import arnoldi, eigen
 from attention_chains.chain.arnoldi import Krylov, Ritz
 from attention_chains.chain.derived import Teleported
-from attention_chains.chain.operators import Operator, bounce_rows, single, widest_dtype
-from attention_chains.chain.precision import full_precision
+from attention_chains.chain.operators import Operator, bounce_rows, single
+from attention_chains.chain.precision import full_precision, widest_dtype
 from attention_chains.chain.recording import unrecorded
 
 ABSOLUTE_FLOOR = 1e-6  # lambda2 and its error count as zero up to here

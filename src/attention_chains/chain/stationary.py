@@ -14,9 +14,9 @@ from attention_chains.chain.derived import Teleported
 from attention_chains.chain.doubling import doubling
 from attention_chains.chain.errors import ChainError
 from attention_chains.chain.krylov_rank import Ranked, TeleportFamily
-from attention_chains.chain.operators import Operator, normalised, single, widest_dtype
+from attention_chains.chain.operators import Operator, normalised, single
 from attention_chains.chain.power import l1
-from attention_chains.chain.precision import full_precision
+from attention_chains.chain.precision import full_precision, widest_dtype
 from attention_chains.chain.recording import unrecorded
 from attention_chains.chain.states import uniform
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.operators import Operator, normalised, row_sums
+from attention_chains.chain.operators import Operator, normalised
+from attention_chains.chain.products import row_sums
 
 # How far a sum may be from one: a few roundings of the narrow types, what float32 work leaves in the wide ones.
 SUM_TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-4, torch.float64: 1e-5}
