@@ -124,20 +124,22 @@ class TeleportFamily:
     def refined(self, iterate: Iterate, amplification: Tensor, tol: float) -> Ranked:
         """Solve for what is left until the certified bound meets `tol`, in the chain's own type as long as it gains."""
         target = tol / amplification  # for the residual
-        iterate, _ = self._improved(iterate, target, None)  # often one bounce averages away what round-off left
-        for dtype in dict.fromkeys((self.base.dtype, widest_dtype(self.base.device))):
-            gained, cycle = True, 0
-            while gained and cycle < gmres.CYCLES:
-                iterate, gained = self._improved(iterate, target, dtype)
-                cycle += 1
+        ways = (None, *dict.fromkeys((self.base.dtype, widest_dtype(self.base.device))))
+        for dtype in ways:  # one bounce first: often it averages away what round-off left
+            for _ in range(1 if dtype is None else gmres.CYCLES):
+                unmet = (self._left(iterate) > target) & (l1(iterate.residual) > iterate.slack)
+                if not unmet.any():
+                    return self._found(iterate, amplification)
+                iterate, gained = self._improved(iterate, target, unmet, dtype)
+                if not gained:
+                    break
         return self._found(iterate, amplification)
 
-    def _improved(self, iterate: Iterate, target: Tensor, dtype: torch.dtype | None) -> tuple[Iterate, bool]:
+    def _improved(
+        self, iterate: Iterate, target: Tensor, unmet: Tensor, dtype: torch.dtype | None
+    ) -> tuple[Iterate, bool]:
         """Go one step where the target is missed, by GMRES in `dtype` or else by bouncing; return whether it gained."""
         before = l1(iterate.residual) + iterate.slack
-        unmet = (self._left(iterate) > target) & (before > 2 * iterate.slack)
-        if not unmet.any():
-            return iterate, False
         step, bounces = (iterate.residual, 1) if dtype is None else self._correction(iterate, target, unmet, dtype)
         tried = self._stepped(iterate, step, iterate.iterations + bounces * unmet, (target / 4).where(unmet, torch.inf))
         better = unmet & (l1(tried.residual) + tried.slack < gmres.GAIN * before)
