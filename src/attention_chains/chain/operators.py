@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attention_chains.chain.products import bags_suit, in_bags, matmul, row_sums, row_times, rows_times, wide_rows
+from attention_chains.chain.products import bags_suit, in_bags, matmul, row_sums, rows_times, wide_rows
 
 BLOCK = 16  # rows that `apply_in_blocks` multiplies in the matrix's own type
 RIDERS = 7  # states that ride along with one at a quarter of its cost, where each bounce computes the matrix anew
@@ -200,7 +200,7 @@ def bouncing(
     scale = scale.to(dtype)
     if not transposed and len(matrix) == 1 and bags_suit(matrix[0]):
         one = matrix[0]
-        return lambda rows: row_times((rows if plain else rows * scale).view(n), one).view(1, 1, n)
+        return lambda rows: in_bags((rows if plain else rows * scale).view(n), one).sum(0).view(1, 1, n)
     if plain:
         return lambda rows: torch.bmm(rows, matrix.mT if transposed else matrix)
     if transposed:

@@ -88,7 +88,7 @@ def _few_rows_times(state: Tensor, matrix: Tensor) -> Tensor:
 def row_times(state: Tensor, matrix: Tensor) -> Tensor:
     """Return v A for one state (n,) and a matrix (n, m)."""
     if bags_suit(matrix):
-        return in_bags(state, matrix, BAG).sum(0)
+        return in_bags(state, matrix).sum(0)
     return matmul(state.unsqueeze(0), matrix).squeeze(0)
 
 
@@ -99,7 +99,7 @@ def bags_suit(matrix: Tensor) -> bool:
     return HAS_BAGS and suits and not recorded and len(matrix) >= LEAST_BAGGED
 
 
-def in_bags(state: Tensor, matrix: Tensor, rows: int) -> Tensor:
+def in_bags(state: Tensor, matrix: Tensor, rows: int = BAG) -> Tensor:
     """Return what so many rows of a matrix (n, m) at a time add to v A: (sums, m).
 
     A row times a matrix is a weighted sum of the matrix's rows, which is what a bag of embeddings is. The kernel for
