@@ -113,7 +113,7 @@ def _ratio(row: dict) -> str:
     value = row.get("ratio")
     if value is None:
         return ""
-    if "matrix-free" in row["operation"] or row["operation"] in AT_MOST:  # a share or a size, not times faster
+    if row["operation"] in AT_MOST or "time / dense" in row["operation"]:  # a share or a size, not times faster
         return f"{value:.2f}"
     return f"**{value:.2f}x**" if value < 2 else f"**{value:.1f}x**"
 

@@ -97,3 +97,13 @@ def test_gradients_and_tangents_go_another_way():
         dual = forward_ad.make_dual(state, torch.ones_like(state))
         tangent = forward_ad.unpack_dual(AttentionChain(matrix.detach()).step(dual)).tangent
     torch.testing.assert_close(tangent, matrix.detach().sum(0), rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_another_default_device_is_not_kept():
+    products._bags.cache_clear()
+    state, matrix = drawn(900, 900)
+    with torch.device("meta"):
+        inside = products.row_times(state, matrix)
+    assert torch.equal(inside, products.row_times(state, matrix))
+    torch.testing.assert_close(inside, state @ matrix, rtol=1e-4, atol=1e-3)

@@ -4,10 +4,15 @@ import pytest
 import torch
 from heads import heads
 
-from attention_chains.chain import AttentionChain, gmres
-from attention_chains.chain.operators import RIDERS
+from attention_chains.chain import AttentionChain, certificate, gmres
 
 SLOW = ("clustered", "local", "shift", "cycle")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Let it pay for few tokens too."""
+    monkeypatch.setattr(gmres, "LARGE", 1 + gmres.TOGETHER)
 
 
 def both(kind, n, seed, dtype=torch.float32):
@@ -31,35 +36,32 @@ def test_the_rank_of_a_slow_chain_takes_fewer_bounces(kind, alpha):
         assert info.iterations <= 0.6 * info_alone.iterations
 
 
-@pytest.mark.parametrize("kind", SLOW)
-def test_lambda2_of_a_slow_chain_takes_fewer_bounces(kind):
-    free, dense = both(kind, 450, seed=1)
-    value, info = free.lambda2(return_info=True)
-    alone, info_alone = dense.lambda2(return_info=True)
-    assert info.converged
-    assert value.item() == pytest.approx(alone.item(), rel=1e-4)
-    assert info.passes / (1 + RIDERS) <= 0.8 * info_alone.passes
-
-
-@pytest.mark.parametrize(
-    ("kind", "n", "seed"),
-    [("local", 100, 1177), ("local", 100, 1876), ("clustered", 100, 22746), ("clustered", 197, 5094)],
-)
-@pytest.mark.parametrize("tol", [1e-2, 1e-3])
-def test_no_second_eigenvalue_hides_from_all_of_them(kind, n, seed, tol):
-    """From one start vector the third comes so near the tolerance that the second is not looked for any more."""
-    free, dense = both(kind, n, seed)
-    expected = torch.linalg.eigvals(dense.matrix().double()).abs().topk(2).values[1].item()
-    assert free.lambda2(tol=tol).item() == pytest.approx(expected, rel=2e-5)
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 8, 9, 10])
-def test_fewer_tokens_than_states(n):
+@pytest.mark.parametrize("n", [9, 10, 40])
+def test_few_tokens(n):
+    """Eight states span all that sum to zero, or all but one: round-off may not be taken for more."""
     free, dense = both("random", n, seed=n, dtype=torch.float64)
     for alpha in (0.5, 0.99):
         rank = free.teleport(alpha).tokenrank(tol=1e-10)
         torch.testing.assert_close(rank, dense.teleport(alpha).tokenrank(tol=1e-10), rtol=0, atol=2e-10)
-    assert free.lambda2().item() == pytest.approx(dense.lambda2().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("heads_", [3, 6, 7, 12])
+def test_weights_that_miss_one_by_round_off_make_no_chain_regular(heads_):
+    """In two closed parts, random states would move the limit from one to the other."""
+    mask = torch.full((100, 100), -torch.inf, dtype=torch.float64)
+    mask[:25, :25] = mask[25:, 25:] = 0
+    nothing = torch.zeros(heads_, 100, 1, dtype=torch.float64)
+    noise = torch.randn(heads_, 100, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chain = AttentionChain.from_qk(nothing, nothing, mask=mask + noise, storage="fused").mix("uniform", dim=0)
+    assert not certificate.is_regular(chain._operator)
+    assert certificate.is_regular(chain.teleport(1 - 1e-6)._operator)
+
+
+def test_another_default_device_is_none_of_its_business():
+    free, _ = both("clustered", 40, seed=0)
+    expected = free.teleport(0.99).tokenrank()
+    with torch.device("meta"):
+        assert torch.equal(free.teleport(0.99).tokenrank(), expected)
 
 
 @pytest.mark.parametrize("alpha", [0.9, 0.999])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attention_chains.chain import certificate, gmres
 from attention_chains.chain.errors import ChainError
-from attention_chains.chain.operators import Operator, bouncing, states_at_once
+from attention_chains.chain.operators import Operator, bouncing
 from attention_chains.chain.precision import full_precision
 
 ACCURACY = {torch.float32: 1e-6, torch.float64: 1e-12}  # of the adjoint system: residual over right-hand side, L1
@@ -67,8 +67,7 @@ def _refined(operator: Operator, rhs: Tensor, goal: Tensor, constant: Tensor) ->
     """
     solution, residual = torch.zeros_like(rhs), rhs
     one = torch.ones(1, *(1,) * goal.ndim, dtype=rhs.dtype, device=rhs.device)
-    regular = bool((certificate.contraction(operator) < 1).all())  # else random states could choose a solution
-    together = states_at_once(operator) if regular else 1
+    together = gmres.at_once(operator, certificate.is_regular(operator))
     for dtype in dict.fromkeys((operator.dtype, rhs.dtype)):
         bounce = bouncing(operator, together, dtype, transposed=True)
         for _ in range(gmres.CYCLES):

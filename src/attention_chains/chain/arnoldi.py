@@ -1,9 +1,9 @@
 """Leading eigenvalues and invariant subspaces of chains, from bounces of a few vectors alone.
 
 A thick-restart Arnoldi method (the real Krylov-Schur form of Stewart 2001, with blocks where several eigenvalues are
-wanted, or a bounce takes several vectors at almost the cost of one) on a batch of chains at once. The constant vector
-stays out of the basis: on states that sum to zero, which bounces keep so, the eigenvalue 1 of every chain is gone;
-likewise on the orthogonal complement of the constant vector for A x.
+wanted) on a batch of chains at once. The constant vector stays out of the basis: on states that sum to zero, which
+bounces keep so, the eigenvalue 1 of every chain is gone; likewise on the orthogonal complement of the constant vector
+for A x.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from torch import Tensor
 from attention_chains.chain import eigen
 from attention_chains.chain.basis import Basis, random_rows
 from attention_chains.chain.eigen import by_modulus, ordered, real_span, small_eigen, sorted_eigen
-from attention_chains.chain.operators import DenseOperator, Operator, bounce_rows, bouncing, states_at_once
+from attention_chains.chain.operators import DenseOperator, Operator, bounce_rows, bouncing
 from attention_chains.chain.precision import full_precision, widest_dtype
 
 LOST = 8  # round-offs of an image as long as images can be: what is left of one below that is noise
 SINGLE = 1e-5  # smallest tolerance that bounces in float32 can meet
 PAIR = 2  # vectors to bounce at a time for a span: from one, another eigenvalue of nearly the same size can hide
-BLOCKS = 12  # to hold, where as many vectors are bounced together as a bounce takes at almost the cost of one
 LIMIT = 400  # vectors to bounce, and half the number of tokens, before all eigenvalues are the better way
 
 
@@ -64,8 +63,8 @@ class Krylov:
     """Growing bases for the B chains of an operator's flattened batch, and what bounces make of them, in `dtype`.
 
     As many vectors are bounced at a time as eigenpairs are wanted, `count`, so that a multiple eigenvalue is found as
-    often as it is one; or `fewest`, or what the operator takes at once, if that is more. `transposed` bounces by
-    ``v A^T``. `centred` keeps the constant vector out.
+    often as it is one; or `fewest`, if that is more. `transposed` bounces by ``v A^T``. `centred` keeps the constant
+    vector out.
     """
 
     def __init__(
@@ -77,11 +76,10 @@ class Krylov:
         centred: bool = True,
         fewest: int = 1,
     ):
-        together = states_at_once(operator)
-        self.count, self.block, self._transposed = count, max(count, fewest, together), transposed
+        self.count, self.block, self._transposed = count, max(count, fewest), transposed
         n, device, chains = operator.n, operator.device, operator.batch_shape.numel()
-        self.capacity, self.keep = capacity(n, count, together)
-        self.limit = together * (LIMIT + n // 2)
+        self.capacity, self.keep = capacity(n, count)
+        self.limit = LIMIT + n // 2
         self._start = random_rows(self.block, n, centred).to(dtype).to(device)
         self._basis = Basis(chains, n, int(centred), self.block, self.capacity, dtype, device)
         self._most_noise = LOST * torch.finfo(dtype).eps * n**0.5
@@ -243,13 +241,13 @@ class Krylov:
         return self._basis.rows.narrow(1, self._basis.fixed + self.size, self.block)
 
 
-def capacity(n: int, count: int, together: int = 1) -> tuple[int, int]:
+def capacity(n: int, count: int) -> tuple[int, int]:
     """Return how many vectors to hold for `count` eigenpairs of n tokens, and how many to keep at a restart.
 
     With fewer, a restart can lose the second eigenvalue among many of nearly its modulus. All eigenvalues of up to
-    twice as many tokens as vectors are held are found as fast. Where several are bounced `together`, more are held.
+    twice as many tokens as vectors are held are found as fast.
     """
-    held = max(40 if n < 512 else 60, 5 * count, min(BLOCKS * together, n // 2))
+    held = max(40 if n < 512 else 60, 5 * count)
     return held, max(held // 3, count + 4)
 
 

@@ -71,11 +71,11 @@ class Basis:
 
 
 def random_rows(count: int, n: int, centred: bool) -> Tensor:
-    """Return orthonormal random rows (count, n), after the constant one where it is to be kept out of a basis.
+    """Return orthonormal random rows (count, n) on the CPU, after the constant one if it is to be kept out of a basis.
 
     They are the same for every chain of n tokens, whatever else is in its batch.
     """
-    columns = torch.ones(n, centred + count, dtype=torch.float64)
-    columns[:, int(centred) :] = torch.randn(count, n, generator=torch.Generator().manual_seed(0)).mT
+    columns = torch.ones(n, centred + count, dtype=torch.float64, device="cpu")
+    columns[:, int(centred) :] = torch.randn(count, n, generator=torch.Generator().manual_seed(0), device="cpu").mT
     unit, upper = torch.linalg.qr(columns)
     return (unit * upper.diagonal().sign()).mT

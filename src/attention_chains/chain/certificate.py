@@ -20,6 +20,7 @@ from attention_chains.chain.fused import FusedOperator
 from attention_chains.chain.operators import Operator
 from attention_chains.chain.precision import widest_dtype
 
+REGULAR = 1e-9  # by how much a contraction must be below one: weights of heads, or rows, sum to one but for round-off
 CYCLES = 4  # Krylov spaces to spend on hitting times; where they do not do, classes are all but closed
 
 
@@ -58,6 +59,11 @@ def _contraction(operator: Operator) -> Tensor:
     if isinstance(operator, Outgoing) and isinstance(operator.base, Teleported):
         return _outgoing_contraction(operator, operator.base)
     return torch.ones((), dtype=widest_dtype(operator.device), device=operator.device)
+
+
+def is_regular(operator: Operator, alpha: float = 1) -> bool:
+    """Whether a teleported chain is proven to shrink all distances, by more than round-off: it has one limit only."""
+    return bool((alpha * contraction(operator) < 1 - REGULAR).all())
 
 
 def _outgoing_contraction(operator: Outgoing, base: Teleported) -> Tensor:

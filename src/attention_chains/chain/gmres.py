@@ -1,9 +1,9 @@
 """GMRES for rows: d (I - alpha M) = b for a batch of maps M, several alphas from one Krylov space.
 
 M and alpha M have the same Krylov space, so the bounces are taken once for all alphas (Frommer and Glässner, SIAM J.
-Sci. Comput. 19, 1998, use it for shifted systems). Nothing is asked of M but to be applied to rows. Where it takes
-several at almost the cost of one, random rows are bounced along with b's: the space then grows in more directions, and
-chains that mix slowly need a half to a third of the bounces.
+Sci. Comput. 19, 1998, use it for shifted systems). Nothing is asked of M but to be applied to rows. Where each
+bounce computes the matrix anew, seven random rows cost a quarter more along with b's: the space then grows in more
+directions, and chains that mix slowly, but surely, need a half to a third of the bounces.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from attention_chains.chain.precision import widest_dtype
 
 LONGEST = 64  # steps of one row: beyond, orthogonalising costs more than the bounces
 LONGEST_BLOCKS = 24  # steps of several rows
+TOGETHER, LARGE = 8, 512  # rows to bounce at a time where that pays: of matrix-free chains, from so many tokens on
+SMALL_COSTS = 64  # rows of a space for which its small system costs another bounce's time to look at
 CYCLES = 100  # Krylov spaces, one after the other
 GAIN = 0.97  # a Krylov space that leaves more of the residual than this gains nothing
 LAP = {"cpu": 5, "cuda": 6}  # steps between two looks at the residual, each of which waits for the device
@@ -59,8 +61,9 @@ def solve(
     """
     space = _KrylovSpace(rhs, alphas.expand(goal.shape), avoid, rows)
     goals, before = goal.flatten().tolist(), space.norm1().expand(len(goal), -1).flatten().tolist()
-    still = [place for place, (size, enough) in enumerate(zip(before, goals, strict=True)) if size > enough]
+    still = [place for place, (size, enough) in enumerate(zip(before, goals, strict=True)) if not size <= enough]
     steps, wait = [0] * len(goals), LAP.get(rhs.device.type, LAP["cuda"]) if rows == 1 else 1
+    alone = rows == 1 and rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE
     while still and space.steps < space.longest:
         for _ in range(wait):
             space.extend(bounce)
@@ -68,7 +71,9 @@ def solve(
         for place in still:
             steps[place] = space.steps
         still = [place for place in still if not left[place] <= goals[place]]  # the others keep their solutions
-        if rows == 1 and rhs.device.type == "cpu" and rhs.shape[-1] >= ALONE:
+        if rows > 1:
+            wait = min(1 + space.size // SMALL_COSTS, space.longest - space.steps)
+        elif alone:
             falls = [(before[place], left[place], goals[place]) for place in still]
             wait = _due(falls, space.steps, EAGER if rhs.shape[-1] >= DEAR else 1)
     taken = torch.tensor(steps, device=goal.device).view(goal.shape)
@@ -148,7 +153,7 @@ class _KrylovSpace:
         if self.block > 1:
             q = torch.linalg.qr(system).Q
             reached = (q @ q[..., :1, :].mT).squeeze(-1)
-            return torch.nn.functional.one_hot(torch.tensor(0), reached.shape[-1]) - reached
+            return torch.eye(1, reached.shape[-1], dtype=reached.dtype, device=self.small) - reached
         # It has one row more than a triangular one: only one row g is beyond it, found without QR, slow on a GPU.
         g = torch.linalg.solve_triangular(system[..., 1:, :].mT, system[..., :1, :].mT, upper=False)
         g = torch.nn.functional.pad(-g.squeeze(-1), (1, 0), value=1)
@@ -194,6 +199,11 @@ def without(rows: Tensor, avoid: Tensor | None) -> Tensor:
         return rows
     avoid = avoid.to(rows.dtype)
     return rows - (rows @ avoid).unsqueeze(-1) * avoid
+
+
+def at_once(operator: Operator, regular: bool) -> int:
+    """Return how many rows to bounce at a time. In chains that may not be regular, random ones could move the limit."""
+    return TOGETHER if regular and operator.matrix_free and operator.n >= LARGE else 1
 
 
 def constant(operator: Operator) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attention_chains.chain import certificate, gmres
-from attention_chains.chain.operators import DenseOperator, Operator, bouncing, normalised, single, states_at_once
+from attention_chains.chain.operators import DenseOperator, Operator, bouncing, normalised, single
 from attention_chains.chain.power import l1
 from attention_chains.chain.precision import widest_dtype
 
@@ -62,6 +62,7 @@ class TeleportFamily:
     contraction: Tensor  # (alphas, *batch)
     constant: Tensor  # (n,)
     coarseness: float  # round-offs that an entry of A may be off by
+    together: int  # rows to bounce at a time
 
     @classmethod
     def of(cls, base: Operator, alphas: Sequence[float], target: Tensor) -> TeleportFamily:
@@ -69,13 +70,8 @@ class TeleportFamily:
         rates = torch.tensor(alphas, dtype=target.dtype, device=target.device)
         rates = rates.view(-1, *(1,) * len(base.batch_shape))
         shrinks = rates * certificate.contraction(base)
-        return cls(base, rates, target, shrinks, gmres.constant(base), certificate.coarseness(base))
-
-    @property
-    def together(self) -> int:
-        """States to bounce at a time. Of chains that may not be regular, random ones could change the limit."""
-        regular = self.base.matrix_free and bool((self.contraction < 1).all())
-        return states_at_once(self.base) if regular else 1
+        together = gmres.at_once(base, certificate.is_regular(base, max(alphas)))
+        return cls(base, rates, target, shrinks, gmres.constant(base), certificate.coarseness(base), together)
 
     def bounced(self, state: Tensor, iterations: Tensor, allowed: Tensor) -> Iterate:
         """Make a distribution of a state, and bounce it once: in float64, or nearly so if that slack is allowed."""

@@ -19,7 +19,6 @@ from torch import Tensor
 from attention_chains.chain.products import bags_suit, in_bags, matmul, row_sums, rows_times, wide_rows
 
 BLOCK = 16  # rows that `apply_in_blocks` multiplies in the matrix's own type
-RIDERS = 7  # states that ride along with one at a quarter of its cost, where each bounce computes the matrix anew
 
 
 class Operator(Protocol):
@@ -72,11 +71,6 @@ def single(operator: Operator, index: int) -> Operator:
         index, at = divmod(index, size)
         operator = operator.select(len(operator.batch_shape) - 1, at)
     return operator
-
-
-def states_at_once(operator: Operator) -> int:
-    """Return how many states of a chain a Krylov method is to bounce at a time."""
-    return min(1 + RIDERS, max(1, operator.n - 1)) if operator.matrix_free else 1
 
 
 @dataclass(eq=False)

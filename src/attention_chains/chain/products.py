@@ -93,24 +93,25 @@ def row_times(state: Tensor, matrix: Tensor) -> Tensor:
 
 
 def bags_suit(matrix: Tensor) -> bool:
-    """Whether `in_bags` is the fastest way: for large float32 matrices (n, m) on a CPU, where nothing is recorded."""
+    """Whether `in_bags` can take a matrix (n, m) and pays: large, of float32, on a CPU, where nothing is recorded."""
     suits = matrix.dtype == torch.float32 and matrix.device.type == "cpu" and matrix.is_contiguous()
     recorded = torch.is_grad_enabled() or forward_ad._current_level >= 0
     return HAS_BAGS and suits and not recorded and len(matrix) >= LEAST_BAGGED
 
 
-def in_bags(state: Tensor, matrix: Tensor, rows: int = BAG) -> Tensor:
-    """Return what so many rows of a matrix (n, m) at a time add to v A: (sums, m).
+def in_bags(state: Tensor, matrix: Tensor, bag: int = BAG) -> Tensor:
+    """Return the terms of v A, for a state (n,) and a matrix (n, m), summed over so many rows at a time: (sums, m).
 
-    A row times a matrix is a weighted sum of the matrix's rows, which is what a bag of embeddings is. The kernel for
-    those took 0.5 to 0.9 of the time of MKL's product on one thread, 0.3 to 0.7 on two (AMD EPYC, 901 to 8192 rows).
+    Rows times their weights, summed, are what a bag of embeddings is, and the kernel for those took 0.5 to 0.9 of the
+    time of MKL's product on one thread, 0.3 to 0.7 on two (AMD EPYC, 901 to 8192 rows).
     """
-    every, first = _bags(len(matrix), rows)
-    return embedding_bag(every, matrix, first, mode="sum", per_sample_weights=state)
+    rows, first = _bags(len(matrix), bag)
+    return embedding_bag(rows, matrix, first, mode="sum", per_sample_weights=state)
 
 
 @lru_cache(maxsize=8)
-def _bags(n: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Return all rows' indices, and where each bag begins."""
+def _bags(n: int, bag: int) -> tuple[Tensor, Tensor]:
+    """Return the places of all rows, and of the first of each bag: on the CPU, whatever the default device is."""
     with torch.inference_mode(False):
-        return torch.arange(n, dtype=torch.int32), torch.arange(0, n, rows, dtype=torch.int32)
+        rows = torch.arange(n, dtype=torch.int32, device="cpu")
+        return rows, rows[::bag].clone()

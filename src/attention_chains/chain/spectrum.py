@@ -39,17 +39,16 @@ class Lambda2Info:
     error : Tensor
         Estimated absolute error. Of a lambda2 from bounces: the residual, in float64, times the eigenvalue's condition
         number; to first order, some eigenvalue is as near as that. A larger one next to it can hide from the one start
-        vector of a stored chain: not seen in 80,000 heads of ordinary kinds, but in 2 of 950 circulant chains, by 3e-4
-        of it, and in most of those at a tolerance of 1e-2. Of a lambda2 from all eigenvalues: the difference between
-        those of P and of its transpose, which are the same but for round-off, blown up by that condition number. An
-        estimate, not a bound; infinite where nothing is known.
+        vector: not seen in 80,000 heads of ordinary kinds, but in 2 of 950 circulant chains, by 3e-4 of it, and in most
+        of those at a tolerance of 1e-2. Of a lambda2 from all eigenvalues: the difference between those of P and of its
+        transpose, which are the same but for round-off, blown up by that condition number. An estimate, not a bound;
+        infinite where nothing is known.
     converged : Tensor
         Whether the error meets the tolerance.
     residual : Tensor
         ``||y P - z y||``, in float64, for the eigenvector y of norm one; zero where all eigenvalues were found.
     passes : Tensor
-        Vectors that were bounced, eight at a time where the chain is matrix-free, int64; zero where it went to all
-        eigenvalues at once.
+        Vectors that were bounced, int64; zero where the chain went to all eigenvalues at once.
     ill_posed : Tensor
         Whether round-off alone, in float64, moves lambda2 by more than the tolerance: no algorithm can settle it.
     """

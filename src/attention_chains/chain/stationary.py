@@ -32,7 +32,7 @@ class TokenRankInfo:
     ----------
     iterations : Tensor
         Bounces until the tolerance was met: Krylov or power steps, none after LU; or doublings, where it was doubled.
-        A Krylov step bounces one state, or eight at once where the chain is matrix-free.
+        A Krylov step bounces one state, or eight at once where a large chain is matrix-free.
     residual : Tensor
         ``||x - xP||_1`` of the vector, or a little more, in float64.
     bound : Tensor
