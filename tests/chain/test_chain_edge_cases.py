@@ -96,3 +96,10 @@ def test_a_peaked_softmax_can_lose_its_peak(gap):
         found = chain.drop(0).bounce(torch.tensor([0, 1]))
         assert found.isfinite().all()
         torch.testing.assert_close(found.sum(-1), torch.ones(2))
+
+
+@pytest.mark.parametrize("n", [4, 600])
+def test_iterations_of_no_chains_are_whole_numbers_too(n):
+    rank, info = AttentionChain(torch.empty(0, n, n)).teleport(0.99).tokenrank(return_info=True)
+    assert rank.shape == (0, n)
+    assert info.iterations.dtype == torch.int64

@@ -2,8 +2,8 @@
 
 M and alpha M have the same Krylov space, so the bounces are taken once for all alphas (Frommer and Glässner, SIAM J.
 Sci. Comput. 19, 1998, use it for shifted systems). Nothing is asked of M but to be applied to rows. Where each
-bounce computes the matrix anew, seven random rows cost a quarter more along with b's: the space then grows in more
-directions, and chains that mix slowly, but surely, need a half to a third of the bounces.
+bounce computes the matrix anew, seven random rows beside b's cost a quarter more: the space then grows in more
+directions, and chains that mix slowly need about half of the bounces.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def solve(
         elif alone:
             falls = [(before[place], left[place], goals[place]) for place in still]
             wait = _due(falls, space.steps, EAGER if rhs.shape[-1] >= DEAR else 1)
-    taken = torch.tensor(steps, device=goal.device).view(goal.shape)
+    taken = torch.tensor(steps, dtype=torch.long, device=goal.device).view(goal.shape)
     return space.solution(taken.view(len(goal), -1)), taken
 
 
