@@ -45,13 +45,13 @@ def test_few_tokens(n):
         torch.testing.assert_close(rank, dense.teleport(alpha).tokenrank(tol=1e-10), rtol=0, atol=2e-10)
 
 
-@pytest.mark.parametrize("heads_", [3, 6, 7, 12])
-def test_weights_that_miss_one_by_round_off_make_no_chain_regular(heads_):
+@pytest.mark.parametrize("count", [3, 6, 7, 12])
+def test_weights_that_miss_one_by_round_off_make_no_chain_regular(count):
     """In two closed parts, random states would move the limit from one to the other."""
     mask = torch.full((100, 100), -torch.inf, dtype=torch.float64)
     mask[:25, :25] = mask[25:, 25:] = 0
-    nothing = torch.zeros(heads_, 100, 1, dtype=torch.float64)
-    noise = torch.randn(heads_, 100, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    nothing = torch.zeros(count, 100, 1, dtype=torch.float64)
+    noise = torch.randn(count, 100, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     chain = AttentionChain.from_qk(nothing, nothing, mask=mask + noise, storage="fused").mix("uniform", dim=0)
     assert not certificate.is_regular(chain._operator)
     assert certificate.is_regular(chain.teleport(1 - 1e-6)._operator)

@@ -21,7 +21,7 @@ from attention_chains.chain.precision import widest_dtype
 LONGEST = 64  # steps of one row: beyond, orthogonalising costs more than the bounces
 LONGEST_BLOCKS = 24  # steps of several rows
 TOGETHER, LARGE = 8, 512  # rows to bounce at a time where that pays: of matrix-free chains, from so many tokens on
-SMALL_COSTS = 64  # rows of a space for which its small system costs another bounce's time to look at
+SELDOM = 64  # with every so many rows more, a space is looked at one step less often: QR takes their number cubed
 CYCLES = 100  # Krylov spaces, one after the other
 GAIN = 0.97  # a Krylov space that leaves more of the residual than this gains nothing
 LAP = {"cpu": 5, "cuda": 6}  # steps between two looks at the residual, each of which waits for the device
@@ -72,7 +72,7 @@ def solve(
             steps[place] = space.steps
         still = [place for place in still if not left[place] <= goals[place]]  # the others keep their solutions
         if rows > 1:
-            wait = min(1 + space.size // SMALL_COSTS, space.longest - space.steps)
+            wait = min(1 + space.size // SELDOM, space.longest - space.steps)
         elif alone:
             falls = [(before[place], left[place], goals[place]) for place in still]
             wait = _due(falls, space.steps, EAGER if rhs.shape[-1] >= DEAR else 1)
